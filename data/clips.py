@@ -1,0 +1,233 @@
+"""Media shards -> batches of clips for training the tokenizers."""
+
+from collections.abc import Iterator
+from math import floor
+from typing import Any, NamedTuple, Self
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from videopoet.data.order import sample_indices
+from videopoet.data.shards import ShardReader
+from videopoet.data.transforms import audio_to_float, video_to_float
+
+IMAGES_PER_CLIP = 4  # an image step takes this many times as many samples as a clip step
+
+
+class ClipBatch(NamedTuple):
+    """What one rank trains on in one step."""
+
+    video: Tensor  # float32 b c t h w in [-1, 1]; t = 1 in an image step
+    audio: Tensor  # float32 b 1 s in [-1, 1], the sound of the same span; zeros where a clip has none
+    step: int  # the step it was made for; lets the consumer say how far it got, whatever was prefetched
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch on `device`."""
+        video, audio = (stream.to(device, non_blocking=non_blocking) for stream in (self.video, self.audio))
+        return self._replace(video=video, audio=audio)
+
+
+class ClipSchedule(Dataset[ClipBatch]):
+    """`schedule[step]` is the batch of that step on this rank: a pure function of the arguments and the step.
+
+    Step i of R ranks with batch size b takes the global positions i*b*R .. (i+1)*b*R - 1 of the seeded order, rank r
+    the r-th run of b. With `image_batch_ratio` > 0 that share of the steps, evenly spread, is of images instead: the
+    first frames of 4 b samples, from an order of their own, so that both kinds go through all samples.
+
+    The first `first_image_steps` steps are all of images, as a video tokenizer starts from an image tokenizer.
+
+    Example: ratio 0.25 makes steps 3, 7, 11 ... image steps.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        image_batch_ratio: float = 0.0,
+        first_image_steps: int = 0,
+        world_size: int = 1,
+        rank: int = 0,
+    ):
+        if batch_size < 1 or not 0 <= image_batch_ratio <= 1:
+            raise ValueError(
+                f"batch_size must be positive and image_batch_ratio in [0, 1], not {batch_size} and {image_batch_ratio}"
+            )
+        if not len(reader):
+            raise ValueError(f"{reader.folder}: holds no samples")
+        self.reader = reader
+        self.batch_size = batch_size
+        self.seed = seed
+        self.image_batch_ratio = image_batch_ratio
+        self.first_image_steps = first_image_steps
+        self.world_size = world_size
+        self.rank = rank
+
+    def __len__(self) -> int:
+        """Clip steps in one pass over the samples."""
+        return max(1, len(self.reader) // (self.batch_size * self.world_size))
+
+    def is_image_step(self, step: int) -> bool:
+        """Whether `step` takes first frames only."""
+        return self._image_steps_before(step + 1) > self._image_steps_before(step)
+
+    def indices(self, step: int) -> list[int]:
+        """Samples of `step` on this rank."""
+        image_steps, image = self._image_steps_before(step), self.is_image_step(step)
+        nth = image_steps if image else step - image_steps  # how many of its kind came before
+        count = self.batch_size * (IMAGES_PER_CLIP if image else 1)
+        start = (nth * self.world_size + self.rank) * count
+        return sample_indices(len(self.reader), self.seed, start, count, stream=int(image))
+
+    def __getitem__(self, step: int) -> ClipBatch:
+        image = self.is_image_step(step)
+        clips = [self._clip(index, 1 if image else None) for index in self.indices(step)]
+        videos, sounds = zip(*clips)
+        return ClipBatch(video=torch.stack(videos), audio=torch.stack(sounds), step=step)
+
+    def _image_steps_before(self, step: int) -> int:
+        first = min(step, self.first_image_steps)
+        return first + floor((step - first) * self.image_batch_ratio)
+
+    def _clip(self, index: int, num_frames: int | None) -> tuple[Tensor, Tensor]:
+        manifest = self.reader.manifest
+        record = self.reader.read(index, fields=("video", "audio"))
+        video, audio = record.get("video"), record.get("audio")
+        shape = (manifest.frames, manifest.height, manifest.width, 3)
+        if video is None or video.dtype != np.uint8 or video.shape != shape:
+            found = "none" if video is None else f"{video.dtype} {video.shape}"
+            raise ValueError(f"{self.reader.where(index)}.video.npy: expected uint8 {shape}, found {found}")
+        if audio is not None and (audio.dtype != np.int16 or audio.ndim != 1):
+            raise ValueError(
+                f"{self.reader.where(index)}.audio.npy: expected int16 (s,), found {audio.dtype} {audio.shape}"
+            )
+        video = video[:num_frames]
+        sound = torch.zeros(1, round(len(video) / manifest.fps * manifest.sample_rate))
+        if audio is not None:
+            audio = audio[: sound.shape[1]]
+            sound[0, : len(audio)] = audio_to_float(audio)
+        return video_to_float(video), sound
+
+
+class StepSampler(DistributedSampler):
+    """Yields `length` steps from `first_step()` on, asked anew by every iteration.
+
+    The schedule deals samples to ranks itself. Lightning gives any other sampler's work out a second time in
+    distributed runs; this base class tells it not to.
+    """
+
+    def __init__(self, schedule: ClipSchedule, length: int, first_step: Any):
+        super().__init__(schedule, num_replicas=schedule.world_size, rank=schedule.rank, shuffle=False)
+        self._length = length
+        self._first_step = first_step
+
+    def __iter__(self) -> Iterator[int]:
+        first = self._first_step()
+        return iter(range(first, first + self._length))
+
+    def __len__(self) -> int:
+        return self._length
+
+
+class ClipDataModule(lightning.LightningDataModule):
+    """Clips of a media shard folder, in a seeded endless order that a resumed run continues exactly.
+
+    With `max_steps` the run is one epoch of that many steps; without, an epoch is one pass over the samples. The step
+    rides in the batch, and the checkpoint keeps the step after the last one trained, so prefetching cannot falsify it.
+
+    Args:
+        shards: folder of media shards to train on.
+        batch_size: clips per step and rank.
+        image_batch_ratio: share of the steps that train on images, the first frames of 4 times as many clips.
+        first_image_steps: steps at the start that train on images only.
+        validation_shards: folder of media shards to validate on; no validation without.
+        num_validation_batches: at most this many batches a validation, the same ones every time.
+        seed: of the order.
+        num_workers: processes that read; 0 reads in the training process.
+    """
+
+    def __init__(
+        self,
+        shards: str,
+        batch_size: int = 16,
+        image_batch_ratio: float = 0.0,
+        first_image_steps: int = 0,
+        validation_shards: str | None = None,
+        num_validation_batches: int = 4,
+        seed: int = 0,
+        num_workers: int = 1,
+    ):
+        super().__init__()
+        self.shards = shards
+        self.batch_size = batch_size
+        self.image_batch_ratio = image_batch_ratio
+        self.first_image_steps = first_image_steps
+        self.validation_shards = validation_shards
+        self.num_validation_batches = num_validation_batches
+        self.seed = seed
+        self.num_workers = num_workers
+        self.next_step = 0
+        self._train: ShardReader | None = None
+        self._validation: ShardReader | None = None
+
+    def setup(self, stage: str) -> None:
+        """Open the shards; ValueError if they are not there or damaged."""
+        if stage == "fit":
+            self._train = ShardReader(self.shards, kind="media")
+            self.next_step = 0
+        if self.validation_shards is not None:
+            self._validation = ShardReader(self.validation_shards, kind="media")
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches from the first step not trained yet."""
+        schedule = self._schedule(self._train, self.image_batch_ratio, self.first_image_steps)
+        # Counted from step 0 also in a resumed run: Lightning adds the batches done before to those it fetches.
+        length = len(schedule)
+        if self.trainer is not None and self.trainer.max_steps > 0:
+            length = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        return self._loader(schedule, StepSampler(schedule, length, lambda: self.next_step))
+
+    def val_dataloader(self) -> DataLoader | list:
+        """The same clips every time."""
+        if self._validation is None:
+            return []
+        schedule = self._schedule(self._validation, 0.0)
+        length = min(self.num_validation_batches, len(schedule))
+        return self._loader(schedule, StepSampler(schedule, length, lambda: 0))
+
+    def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
+        """Note how far training got: this is called for the batch about to be trained on, not for those prefetched."""
+        if self.trainer is not None and self.trainer.training:
+            self.next_step = batch.step + 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next_step": self.next_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.next_step = state_dict["next_step"]
+
+    def _schedule(self, reader: ShardReader, image_batch_ratio: float, first_image_steps: int = 0) -> ClipSchedule:
+        trainer = self.trainer
+        return ClipSchedule(
+            reader,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            image_batch_ratio=image_batch_ratio,
+            first_image_steps=first_image_steps,
+            world_size=1 if trainer is None else trainer.world_size,
+            rank=0 if trainer is None else trainer.global_rank,
+        )
+
+    def _loader(self, schedule: ClipSchedule, sampler: StepSampler) -> DataLoader:
+        return DataLoader(
+            schedule,
+            batch_size=None,  # the schedule makes whole batches
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,192 @@
+"""Token shards -> training batches: which task, which samples and which captions, as a pure function of the step."""
+
+import random
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from videopoet.component import read_fingerprint
+from videopoet.data.order import sample_indices
+from videopoet.data.schema import TokenManifest
+from videopoet.data.shards import ShardReader
+from videopoet.sequence import Batch, Sequence
+from videopoet.tasks.base import Example, Layout, Task
+from videopoet.vocabulary import Vocabulary
+
+CYCLE = 100  # steps in which every task takes exactly its share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A task and its weight among the others. 0 switches it off."""
+
+    task: Task
+    weight: float = 1.0
+
+
+class Schedule:
+    """Step -> (name of the task, how many steps that task had before), alternating one task per step.
+
+    Each cycle of 100 steps holds every task as often as its weight says, in an order shuffled by (seed, cycle). A
+    function of its arguments alone: the same on every rank, and resuming needs the step and nothing else.
+    """
+
+    def __init__(self, shares: dict[str, Share], seed: int):
+        total = sum(share.weight for share in shares.values())
+        if not shares or total <= 0 or any(share.weight < 0 for share in shares.values()):
+            raise ValueError("the mixture needs at least one task of positive weight, and no negative weights")
+        exact = {name: CYCLE * share.weight / total for name, share in shares.items()}
+        counts = {name: int(value) for name, value in exact.items()}
+        for name in sorted(exact, key=lambda n: counts[n] - exact[n])[: CYCLE - sum(counts.values())]:
+            counts[name] += 1  # largest remainders
+        self.counts, self.seed = counts, seed
+
+    def __call__(self, step: int) -> tuple[str, int]:
+        cycle, place = divmod(step, CYCLE)
+        order = [name for name, count in self.counts.items() for _ in range(count)]
+        random.Random(self.seed * 1_000_003 + cycle).shuffle(order)
+        name = order[place]
+        return name, cycle * self.counts[name] + order[:place].count(name)
+
+
+class Mixture(Dataset):
+    """Batches indexed by step. `tokens_per_batch` is the same for every task: short sequences come in larger batches.
+
+    drop_text: share of samples whose text is emptied, for classifier-free guidance.
+    """
+
+    def __init__(self, reader: ShardReader, layout: Layout, tokenize, shares: dict[str, Share], *, seed: int,
+                 tokens_per_batch: int, drop_text: float, world_size: int = 1, rank: int = 0):  # fmt: skip
+        self.reader, self.layout, self.tokenize, self.shares = reader, layout, tokenize, shares
+        self.schedule, self.seed, self.drop_text = Schedule(shares, seed), seed, drop_text
+        self.tokens_per_batch, self.world_size, self.rank = tokens_per_batch, world_size, rank
+
+    def __getitem__(self, step: int) -> Batch:
+        name, visit = self.schedule(step)
+        size = self.batch_sizes[name]
+        start = (visit * self.world_size + self.rank) * size
+        indices = sample_indices(len(self.reader), self.seed, start, size)
+        rng = np.random.default_rng((self.seed, step, self.rank))
+        task = self.shares[name].task
+        sequences = [Sequence.of(task.segments(self.example(i, rng), self.layout)) for i in indices]
+        return Batch.of(sequences, task=name, step=step)
+
+    @cached_property
+    def batch_sizes(self) -> dict[str, int]:
+        """Samples per batch of each task."""
+        blank = Example.blank(self.layout)
+        lengths = {n: len(Sequence.of(s.task.segments(blank, self.layout))) for n, s in self.shares.items() if s.weight}
+        return {name: max(1, self.tokens_per_batch // length) for name, length in lengths.items()}
+
+    def example(self, index: int, rng: np.random.Generator) -> Example:
+        """Sample `index` with one of its captions, or none."""
+        record = self.reader[index]
+        captions = record["json"]["captions"] or [""]
+        caption = captions[int(rng.integers(len(captions)))]
+        text = self.tokenize(["" if rng.random() < self.drop_text else caption])[0]
+        audio = record.get("audio")
+        return Example(
+            key=record["__key__"],
+            text=text,
+            video=torch.from_numpy(record["visual"].astype(np.int64)),
+            audio=None if audio is None else torch.from_numpy(audio.astype(np.int64)),
+        )
+
+
+def layout_of(manifest: TokenManifest, text_length: int) -> Layout:
+    """The layout that token shards prescribe."""
+    vocabulary = Vocabulary(
+        visual_size=manifest.visual_codebook_size,
+        audio_levels=manifest.audio_levels,
+        audio_codes=manifest.audio_codebook_size,
+    )
+    return Layout(
+        vocabulary=vocabulary,
+        lattice=manifest.visual_lattice,
+        frame_stride=(manifest.frames - 1) // max(1, manifest.visual_lattice[0] - 1),
+        audio_frames=manifest.audio_frames,
+        frames_per_audio_frame=manifest.frames / manifest.audio_frames if manifest.audio_frames else 1.0,
+        text_length=text_length,
+    )
+
+
+class MixtureDataModule(lightning.LightningDataModule):
+    """Batches of a task mixture from token shards.
+
+    tokens, validation_tokens: folders made by `videopoet tokenize`.
+    tokenizers: files of the tokenizers the tokens must have been made by, `visual` and `audio`; shards with another
+        fingerprint are refused.
+    tasks: name -> task and weight. A dict, so that one entry can be changed from the command line.
+    tokens_per_batch: tokens per rank and step.
+    """
+
+    tokenize = None  # set by the model, whose text encoder it belongs to: list of prompts -> list of Text
+
+    def __init__(
+        self,
+        tokens: str,
+        tasks: dict[str, Share],
+        tokenizers: dict[str, str],
+        validation_tokens: str | None = None,
+        num_validation_batches: int = 2,
+        tokens_per_batch: int = 8192,
+        drop_text: float = 0.1,
+        seed: int = 0,
+        num_workers: int = 1,
+    ):
+        super().__init__()
+        self.tokens, self.validation_tokens, self.shares = tokens, validation_tokens, tasks
+        self.num_validation_batches, self.tokens_per_batch = num_validation_batches, tokens_per_batch
+        self.drop_text, self.seed, self.num_workers = drop_text, seed, num_workers
+        self.fingerprints = {name: read_fingerprint(path) for name, path in tokenizers.items()}
+
+    def metadata(self) -> dict:
+        """What must travel with a model trained on this: layout, tasks, fingerprints and the clip's geometry."""
+        manifest = self._reader(self.tokens).manifest
+        geometry = {k: getattr(manifest, k) for k in ("frames", "fps", "height", "width", "sample_rate")}
+        tasks = sorted(name for name, share in self.shares.items() if share.weight)
+        layout = asdict(self._layout(manifest))
+        return {"layout": layout, "tasks": tasks, "fingerprints": dict(manifest.fingerprints), **geometry}
+
+    def train_dataloader(self) -> DataLoader:
+        done = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        if total < 0:
+            raise ValueError("the mixture has no end: set trainer.max_steps")
+        mixture = self._mixture(self.tokens, self.drop_text, self.trainer.world_size, self.trainer.global_rank)
+        return self._loader(mixture, range(done, total))
+
+    def val_dataloader(self) -> DataLoader | list:
+        if self.validation_tokens is None:
+            return []
+        mixture = self._mixture(self.validation_tokens, 0.0, 1, 0)
+        firsts: dict[str, list[int]] = {}
+        for step in range(CYCLE):
+            firsts.setdefault(mixture.schedule(step)[0], []).append(step)
+        steps = [step for each in firsts.values() for step in each[: self.num_validation_batches]]
+        return self._loader(mixture, steps)
+
+    def _loader(self, mixture: Mixture, steps) -> DataLoader:
+        return DataLoader(mixture, batch_size=None, sampler=steps, num_workers=self.num_workers)
+
+    def _mixture(self, folder: str, drop_text: float, world_size: int, rank: int) -> Mixture:
+        reader = self._reader(folder)
+        return Mixture(reader, self._layout(reader.manifest), self.tokenize, self.shares, seed=self.seed,
+                       tokens_per_batch=self.tokens_per_batch, drop_text=drop_text, world_size=world_size, rank=rank)  # fmt: skip
+
+    def _layout(self, manifest: TokenManifest) -> Layout:
+        return layout_of(manifest, len(self.tokenize([""])[0].ids))
+
+    def _reader(self, folder: str) -> ShardReader:
+        reader = ShardReader(folder, "tokens")
+        for name, made_by in reader.manifest.fingerprints.items():
+            if self.fingerprints.get(name) != made_by:
+                raise ValueError(
+                    f"{folder} was made by the {name} tokenizer {made_by}, "
+                    f"the configured one is {self.fingerprints.get(name)}: run 'videopoet tokenize' again"
+                )
+        return reader

@@ -1,0 +1,123 @@
+"""What a shard folder says about itself (`manifest.json`) and what one sample of it is."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One sample of a media shard: pictures, the sound of the same span, and what is said about them."""
+
+    key: str
+    video: np.ndarray  # uint8 t h w c
+    audio: np.ndarray | None  # int16 s, or None where the source has no audio track
+    captions: tuple[str, ...] = ()
+    source: dict[str, Any] = field(default_factory=dict)  # file, second, and whatever the sidecar holds
+
+    def record(self) -> dict[str, np.ndarray | dict]:
+        """Fields of the tar members `key.video.npy`, `key.audio.npy` (if there is sound) and `key.json`."""
+        arrays = {"video": self.video} if self.audio is None else {"video": self.video, "audio": self.audio}
+        return arrays | {"json": {"captions": list(self.captions), "source": self.source}}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Self:
+        """Inverse of `record` for what `ShardReader` returns, which also holds the key as `__key__`."""
+        said = record["json"]
+        return cls(
+            key=record["__key__"],
+            video=record["video"],
+            audio=record.get("audio"),
+            captions=tuple(said["captions"]),
+            source=said["source"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar of a folder."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Fields every shard folder has; the classes below add what their kind needs."""
+
+    kind: ClassVar[str]
+    schema_version: int = SCHEMA_VERSION
+    shards: tuple[Shard, ...] = ()
+    num_samples: int = 0
+    fps: float
+    frames: int  # pictures per clip, 1 + 4k
+    height: int  # pixels
+    width: int  # pixels
+    sample_rate: int  # Hz
+
+    def to_json(self) -> str:
+        """Readable JSON with the kind first."""
+        return json.dumps({"kind": self.kind} | asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaManifest(Manifest):
+    """Folder of media shards: samples are `Clip`s."""
+
+    kind: ClassVar[str] = "media"
+    rejected: dict[str, int] = field(default_factory=dict)  # reason -> number of files
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenManifest(Manifest):
+    """Folder of token shards: samples are code grids, made by the tokenizers of these fingerprints."""
+
+    kind: ClassVar[str] = "tokens"
+    fingerprints: dict[str, str]  # "visual", "audio" -> fingerprint of the tokenizer
+    visual_lattice: tuple[int, int, int]  # latent frames, rows, columns
+    visual_codebook_size: int
+    audio_frames: int  # latent frames per clip
+    audio_levels: int  # residual quantiser levels
+    audio_codebook_size: int
+
+
+KINDS: dict[str, type[Manifest]] = {cls.kind: cls for cls in (MediaManifest, TokenManifest)}
+
+
+def read_manifest(folder: str | os.PathLike, kind: str | None = None) -> Manifest:
+    """Manifest of a shard folder; ValueError if there is none, or if it is of another kind or a newer schema."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        why = f"no {MANIFEST} in it" if Path(folder).is_dir() else "no such folder"
+        raise ValueError(f"{folder}: not a shard folder ({why}); build one with `videopoet shards build`")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        found, version = raw.pop("kind"), raw["schema_version"]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: not a manifest of shards ({type(error).__name__}: {error})") from error
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise ValueError(f"{path}: schema version {version}, this program reads up to {SCHEMA_VERSION}; update it")
+    if found not in KINDS or kind not in (None, found):
+        raise ValueError(f"{path}: shards of kind {found!r}, expected {kind or ' or '.join(map(repr, KINDS))}")
+    return _manifest(path, KINDS[found], raw)
+
+
+def _manifest(path: Path, cls: type[Manifest], raw: dict[str, Any]) -> Manifest:
+    known = {f.name for f in fields(cls)}
+    try:
+        raw = {name: value for name, value in raw.items() if name in known}
+        raw["shards"] = tuple(Shard(**shard) for shard in raw["shards"])
+        if "visual_lattice" in raw:
+            raw["visual_lattice"] = tuple(raw["visual_lattice"])
+        return cls(**raw)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not a whole {cls.kind} manifest ({error})") from error

@@ -1,0 +1,274 @@
+"""The audio tokenizer: geometry, codes, causality, gradients, training, bad input."""
+
+import copy
+from types import SimpleNamespace
+
+import lightning
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch.utils.data import DataLoader
+
+from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.audio.losses import AudioReconstructionLoss, MultiScaleMel, mel_distance, si_sdr
+from videopoet.tokenizers.audio.training import AudioTokenizerTraining
+from videopoet.tokenizers.quantizers.residual import ResidualVectorQuantizer, code_perplexity, code_usage
+
+LEVELS, SIZE, HOP = 3, 16, 64
+
+
+def small(**changes) -> AudioTokenizer:
+    """Hop 64, 3 levels of 16 codes, about 4,000 parameters."""
+    torch.manual_seed(0)
+    geometry = dict(ratios=(4, 4, 4), num_filters=2, dimension=8, num_lstm_layers=0, levels=LEVELS, codebook_size=SIZE)
+    return AudioTokenizer(**(geometry | changes))
+
+
+def trained() -> AudioTokenizer:
+    """After one training forward: k-means has run."""
+    tokenizer = small()
+    tokenizer(noise(4, 40 * HOP))
+    return tokenizer.eval()
+
+
+def noise(clips: int, samples: int, seed: int = 0) -> torch.Tensor:
+    return 0.3 * torch.randn(clips, 1, samples, generator=torch.Generator().manual_seed(seed))
+
+
+def tones(clips: int = 4, samples: int = 40 * HOP) -> torch.Tensor:
+    """Sines of 300, 400, ... Hz at 16 kHz, each starting halfway."""
+    time = torch.arange(samples) / 16_000
+    frequencies = 300 + 100 * torch.arange(clips)[:, None]
+    return (0.4 * torch.sin(2 * torch.pi * frequencies * time) * (time > time[-1] / 2))[:, None]
+
+
+def small_loss() -> AudioReconstructionLoss:
+    return AudioReconstructionLoss(MultiScaleMel(windows=(64, 256)))
+
+
+@pytest.mark.parametrize(("ratios", "frames", "rate"), [((8, 5, 4, 2), 106, 50.0), ((8, 5, 4, 4), 53, 25.0)])
+def test_two_seconds_of_sound_have_the_documented_number_of_frames(ratios, frames, rate):
+    tokenizer = small(ratios=ratios)
+    codes = tokenizer.encode(noise(1, 34_000))
+    assert (tokenizer.frame_rate, tokenizer.levels, tokenizer.codebook_size) == (rate, LEVELS, SIZE)
+    assert codes.shape == (1, frames, LEVELS) and codes.dtype == torch.int64
+    assert tokenizer.decode(codes).shape == (1, 1, frames * tokenizer.hop)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_only_whole_hops_are_coded(causal):
+    tokenizer = small(causal=causal)
+    audio = noise(2, 5 * HOP + HOP - 1)
+    codes = tokenizer.encode(audio)
+    assert codes.shape[1] == 5
+    assert torch.equal(codes, tokenizer.encode(audio[..., : 5 * HOP]))
+    assert tokenizer(audio).audio.shape == (2, 1, 5 * HOP)
+
+
+@pytest.mark.parametrize("make", [small, trained])
+def test_codes_are_in_range_and_differ(make):
+    codes = make().encode(noise(2, 100 * HOP))
+    assert codes.min() >= 0 and codes.max() < SIZE
+    assert all(codes[..., level].unique().numel() > 1 for level in range(LEVELS))
+
+
+def test_forward_equals_encode_then_decode_in_evaluation():
+    tokenizer, audio = trained(), noise(2, 20 * HOP)
+    whole = tokenizer(audio)
+    assert torch.equal(whole.codes, tokenizer.encode(audio))
+    torch.testing.assert_close(whole.audio.clamp(-1, 1), tokenizer.decode(whole.codes), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_lstm_layers", [0, 1])
+def test_a_prefix_of_the_sound_gives_a_prefix_of_the_codes_and_back(num_lstm_layers):
+    tokenizer, audio = small(num_lstm_layers=num_lstm_layers).eval(), noise(2, 20 * HOP)
+    latents, sound = tokenizer.encoder(audio), tokenizer.decode(tokenizer.encode(audio))
+    for frames in (1, 2, 7, 19):
+        torch.testing.assert_close(tokenizer.encoder(audio[..., : frames * HOP]), latents[..., :frames])
+        codes = tokenizer.encode(audio)[:, :frames]
+        torch.testing.assert_close(tokenizer.decode(codes), sound[..., : frames * HOP], atol=1e-5, rtol=1e-4)
+
+
+def test_without_causal_the_codes_look_ahead():
+    tokenizer, audio = small(causal=False).eval(), noise(1, 20 * HOP)
+    assert not torch.allclose(tokenizer.encoder(audio[..., : 7 * HOP]), tokenizer.encoder(audio)[..., :7])
+
+
+def test_every_level_brings_the_latents_closer():
+    tokenizer = trained()
+    latents = tokenizer.encoder(noise(4, 40 * HOP))
+    codes = tokenizer.quantizer.encode(latents)
+    errors = [(tokenizer.quantizer.embed(codes[..., :k]) - latents).square().mean() for k in range(1, LEVELS + 1)]
+    assert errors == sorted(errors, reverse=True) and errors[0] > errors[-1]
+    assert torch.isfinite(tokenizer.decode(codes[..., :1])).all()
+
+
+def test_embed_inverts_the_quantizer_in_evaluation():
+    quantizer = ResidualVectorQuantizer(dimension=4, levels=2, size=8).eval()
+    latents = torch.randn(2, 4, 5)
+    quantized = quantizer(latents)
+    assert torch.equal(quantizer.embed(quantized.codes), quantized.latents)
+    assert torch.equal(quantizer.encode(latents), quantized.codes)
+
+
+def test_training_moves_the_codebooks_and_evaluation_does_not():
+    tokenizer, audio = trained(), noise(4, 40 * HOP, seed=1)
+    before = copy.deepcopy(tokenizer.quantizer.state_dict())
+    tokenizer(audio)
+    tokenizer.encode(audio)
+    assert all(torch.equal(value, before[name]) for name, value in tokenizer.quantizer.state_dict().items())
+    tokenizer.train()(audio)
+    assert not torch.equal(tokenizer.quantizer.vq.layers[0].codebook, before["vq.layers.0._codebook.embed"])
+
+
+def test_dead_codes_are_reborn_and_stay():
+    quantizer = ResidualVectorQuantizer(dimension=2, levels=1, size=8)
+    quantizer(torch.randn(4, 2, 50))
+    codebook = quantizer.vq.layers[0]._codebook
+    far = torch.tensor([50.0, 50.0])
+    codebook.embed[3], codebook.embed_avg[3], codebook.cluster_size[3] = far, 0.0, 0.0
+    quantizer(torch.randn(4, 2, 50))
+    assert codebook.embed[3].abs().max() < 10  # a vector of the batch
+    assert codebook.cluster_size[3] > 10  # even share: 200 / 8
+
+
+def test_gradient_reaches_the_encoder_through_the_codes():
+    tokenizer = small()
+    reconstruction = tokenizer(noise(2, 20 * HOP))
+    reconstruction.audio.square().mean().backward()  # without the commitment loss
+    gradients = [parameter.grad for parameter in tokenizer.encoder.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+    assert max(gradient.abs().max() for gradient in gradients) > 0
+
+
+def test_state_dict_survives_safetensors_and_deepcopy():
+    tokenizer, audio = trained(), noise(1, 20 * HOP)
+    restored = small(num_filters=2).eval()
+    assert not torch.equal(restored.encode(audio), tokenizer.encode(audio))
+    restored.load_state_dict(load(save(tokenizer.state_dict())))  # safetensors refuses tensors that share memory
+    for twin in (restored, copy.deepcopy(tokenizer)):
+        codes = twin.encode(audio)
+        assert torch.equal(codes, tokenizer.encode(audio))
+        assert torch.equal(twin.decode(codes), tokenizer.decode(codes))
+    assert restored.quantizer.vq.layers[0]._codebook.inited  # k-means does not run again on resume
+
+
+def test_silence_and_full_scale_stay_finite():
+    tokenizer, loss = small(), small_loss()
+    for audio in (torch.zeros(2, 1, 20 * HOP), torch.ones(2, 1, 20 * HOP)):
+        reconstruction = tokenizer(audio)
+        total = loss(reconstruction.audio, audio).total + reconstruction.loss
+        total.backward()
+        assert torch.isfinite(total)
+        assert all(torch.isfinite(p.grad).all() for p in tokenizer.parameters())
+        assert torch.isfinite(tokenizer.decode(tokenizer.encode(audio))).all()
+
+
+def test_loss_is_zero_on_the_target_and_grows_with_the_error():
+    loss, target = small_loss(), tones()
+    silent = torch.zeros_like(target)
+    assert loss(target, target).total == 0
+    assert 0 < loss(0.9 * target, target).total < loss(0.5 * target, target).total < loss(silent, target).total
+    assert 0 < loss(target.flip(0), target).mel  # other pitches
+    assert 0 < loss(1e-2 * noise(4, silent.shape[-1]), silent).total < torch.inf
+
+
+def test_mel_reads_a_full_scale_sine_as_zero_decibels():
+    time = torch.arange(16_000) / 16_000
+    mel = MultiScaleMel(windows=(512, 1024))
+    for spectrogram in mel(torch.sin(2 * torch.pi * 1000 * time)[None, None]):
+        assert -0.4 < spectrogram[..., 8:-8].amax() < 0.1  # in units of 20 dB
+    assert all(torch.all(spectrogram == -4.0) for spectrogram in mel(torch.zeros(1, 1, 4096)))  # -80 dB
+
+
+def test_default_mel_has_no_empty_band():
+    assert all((scale.mel_scale.fb.sum(0) > 0).all() for scale in MultiScaleMel().scales)
+
+
+def test_si_sdr_ignores_scale_and_reads_decibels():
+    target = tones()
+    disturbance = noise(4, target.shape[-1])
+    disturbance *= 0.1 * target.norm(dim=-1, keepdim=True) / disturbance.norm(dim=-1, keepdim=True)
+    assert si_sdr(target + disturbance, target).sub(20).abs().max() < 0.5  # noise 20 dB below
+    torch.testing.assert_close(si_sdr(3 * (target + disturbance), target), si_sdr(target + disturbance, target))
+
+
+def test_mel_distance_is_in_decibels():
+    target, mel = noise(3, 8192), MultiScaleMel(windows=(256,))
+    assert torch.equal(mel_distance(target, target, mel), torch.zeros(3))
+    torch.testing.assert_close(mel_distance(0.1 * target, target, mel), torch.full((3,), 20.0), atol=1.0, rtol=0)
+
+
+def test_code_statistics():
+    assert code_usage(torch.tensor([2, 0, 1, 0])) == 0.5
+    assert code_perplexity(torch.tensor([3, 3, 3, 3])) == pytest.approx(4.0)
+    assert code_perplexity(torch.tensor([7, 0, 0, 0])) == pytest.approx(1.0)
+
+
+BAD_AUDIO = {
+    "shape": torch.zeros(2, 640),
+    "mono": torch.zeros(1, 2, 640),
+    "floating": torch.zeros(1, 1, 640, dtype=torch.int16),
+    "takes 64": torch.zeros(1, 1, HOP - 1),
+    "NaN": torch.full((1, 1, 640), torch.nan),
+}
+
+
+@pytest.mark.parametrize("message", BAD_AUDIO)
+def test_bad_audio_is_refused(message):
+    for call in (small().encode, small()):
+        with pytest.raises(ValueError, match=message):
+            call(BAD_AUDIO[message])
+
+
+BAD_CODES = {
+    "integers": torch.zeros(1, 4, LEVELS),
+    "b t k": torch.zeros(4, LEVELS, dtype=torch.long),
+    "4 levels": torch.zeros(1, 4, LEVELS + 1, dtype=torch.long),
+    "span 0 to 16": torch.tensor([[[0, 0, SIZE]]]),
+    "span -1 to": torch.tensor([[[0, -1, 0]]]),
+    "0 frames": torch.zeros(1, 0, LEVELS, dtype=torch.long),
+}
+
+
+@pytest.mark.parametrize("message", BAD_CODES)
+def test_bad_codes_are_refused(message):
+    with pytest.raises(ValueError, match=message):
+        small().decode(BAD_CODES[message])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ratios": ()}, {"sample_rate": 0}, {"num_filters": 1}, {"levels": 0}, {"codebook_size": 0}]
+)
+def test_bad_geometry_is_refused(changes):
+    with pytest.raises(ValueError):
+        small(**changes)
+
+
+def batches(count: int) -> DataLoader:
+    return DataLoader([SimpleNamespace(audio=tones()) for _ in range(count)], batch_size=None, collate_fn=lambda b: b)
+
+
+def fit(folder, max_steps: int, checkpoint=None, steps: int | None = None, **trainer) -> AudioTokenizerTraining:
+    """Train on one fixed batch; `steps` stops earlier than the schedule of `max_steps` ends."""
+    settings = dict(enable_progress_bar=False, enable_model_summary=False, logger=False, accelerator="cpu")
+    settings |= dict(enable_checkpointing=False, max_steps=max_steps, default_root_dir=folder)
+    module = AudioTokenizerTraining(small(), small_loss(), learning_rate=5e-3, warmup_steps=2)
+    runner = lightning.Trainer(**(settings | trainer))
+    if steps is not None:
+        module.on_train_batch_end = lambda *_: setattr(runner, "should_stop", runner.global_step >= steps)
+    runner.fit(module, batches(max_steps), ckpt_path=checkpoint, weights_only=False if checkpoint else None)
+    return module
+
+
+def fixed_loss(module: AudioTokenizerTraining) -> float:
+    tokenizer, target = copy.deepcopy(module.tokenizer).train(), tones()
+    with torch.no_grad():
+        return float(module.loss(tokenizer(target).audio, target).total)
+
+
+def test_training_lowers_the_loss_on_a_fixed_batch(tmp_path):
+    untrained = AudioTokenizerTraining(small(), small_loss())
+    one, many = fit(tmp_path, 1), fit(tmp_path, 20)
+    assert fixed_loss(one) < fixed_loss(untrained)
+    assert fixed_loss(many) < 0.9 * fixed_loss(one)

@@ -1,0 +1,156 @@
+"""SoundStream-style audio tokenizer: SEANet encoder, residual vector quantizer, SEANet decoder."""
+
+from collections.abc import Sequence
+from math import prod, sqrt
+from typing import NamedTuple
+
+import torch
+from encodec.modules import SEANetDecoder, SEANetEncoder
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from videopoet.tokenizers.quantizers.residual import ResidualVectorQuantizer
+
+
+class AudioReconstruction(NamedTuple):
+    """What one pass through the codec gives.
+
+    audio: float b 1 s, s = t * hop, not clamped.
+    codes: int64 b t k, coarsest level first.
+    loss: scalar, commitment of the encoder to the codebooks, already weighted.
+    metrics: named scalars for the log, detached.
+    """
+
+    audio: Tensor
+    codes: Tensor
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class AudioTokenizer(nn.Module):
+    """Mono sound to `levels` code streams and back.
+
+    Layout: audio float b 1 s in [-1, 1] at `sample_rate` -> codes int64 b t k in [0, codebook_size), with
+    t = s // hop and hop = prod(ratios). Only whole hops are coded: the s % hop samples at the end are cropped, never
+    padded, so that every code stands for sound that exists. 34,000 samples (2.125 s at 16 kHz) are 106 frames at
+    hop 320 (VideoPoet, §3.1) and 53 at hop 640; decoding gives back t * hop samples.
+
+    With `causal` (the default) frame t of the codes depends on samples before (t + 1) * hop only, and those samples
+    are decoded from codes up to frame t only: a prefix of the codes decodes to a prefix of the sound, sample by
+    sample. Convolutions are padded with zeros, because the package's default, reflection, would look ahead at the
+    start of a clip.
+
+    An untrained tokenizer has random codebooks: it encodes and decodes (to noise), and its first training step
+    replaces them by k-means on its latents. A state_dict holds everything, and no two of its tensors share memory.
+
+    Source: SoundStream §III; EnCodec §3.1. `num_filters` is the width at the sample rate, doubled at every ratio.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16_000,  # Hz
+        ratios: Sequence[int] = (8, 5, 4, 2),  # upsampling factors, decoder order
+        num_filters: int = 32,
+        dimension: int = 128,  # channels of the latents
+        num_residual_layers: int = 1,  # residual units per ratio, dilated 1, 2, 4, ...
+        num_lstm_layers: int = 2,
+        levels: int = 4,
+        codebook_size: int = 1024,
+        causal: bool = True,
+    ):
+        """Raises ValueError for a geometry that cannot be built."""
+        super().__init__()
+        if sample_rate < 1 or num_filters < 2 or not ratios or min(ratios) < 1:
+            raise ValueError(
+                f"sample_rate {sample_rate} must be positive, num_filters {num_filters} at least 2, "
+                f"ratios {tuple(ratios)} not empty and positive"
+            )
+        self.sample_rate = sample_rate
+        self.hop = prod(ratios)  # samples
+        geometry = {
+            "dimension": dimension,
+            "n_filters": num_filters,
+            "n_residual_layers": num_residual_layers,
+            "ratios": list(ratios),
+            "lstm": num_lstm_layers,
+            "causal": causal,
+            "norm": "none",
+            "pad_mode": "constant",
+        }
+        self.encoder = SEANetEncoder(**geometry)
+        self.decoder = SEANetDecoder(**geometry)
+        self.quantizer = ResidualVectorQuantizer(dimension, levels, codebook_size)
+        for module in [*self.encoder.modules(), *self.decoder.modules()]:
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+                _initialise(module)
+        with torch.no_grad():  # start near silence: full-scale noise would first have to be unlearnt
+            self.decoder.model[-1].conv.conv.weight.mul_(0.03)
+        # The package's own weight norm is a hook that leaves a non-leaf weight behind, which cannot be deep-copied
+        # (EMA). The parametrization is the same function and also loads the package's checkpoints.
+        for module in [*self.encoder.modules(), *self.decoder.modules()]:
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+                weight_norm(module)
+
+    @property
+    def frame_rate(self) -> float:
+        """Code frames per second (Hz)."""
+        return self.sample_rate / self.hop
+
+    @property
+    def levels(self) -> int:
+        """Residual levels: codes per frame."""
+        return self.quantizer.levels
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes per level."""
+        return self.quantizer.size
+
+    def crop(self, audio: Tensor) -> Tensor:
+        """The whole hops of b 1 s: the part that is coded.
+
+        Raises ValueError for another shape than b 1 s, integers, samples that are not finite, less than one hop.
+        """
+        if audio.dim() != 3 or audio.shape[1] != 1:
+            raise ValueError(f"audio has shape {tuple(audio.shape)}, expected b 1 s: mix down to mono first")
+        if not audio.is_floating_point():
+            raise ValueError(f"audio is {audio.dtype}, expected floating point in [-1, 1]: divide int16 by 32768")
+        if audio.shape[2] < self.hop:
+            raise ValueError(f"audio has {audio.shape[2]} samples, one code frame takes {self.hop}: pad with silence")
+        if not torch.isfinite(audio).all():
+            raise ValueError(f"audio has {int((~torch.isfinite(audio)).sum())} samples that are NaN or infinite")
+        return audio[..., : audio.shape[2] // self.hop * self.hop]
+
+    def forward(self, audio: Tensor) -> AudioReconstruction:
+        """Audio b 1 s -> reconstruction of `crop(audio)`; in training mode this moves the codebooks."""
+        quantized = self.quantizer(self.encoder(self.crop(audio)))
+        return AudioReconstruction(self.decoder(quantized.latents), quantized.codes, quantized.loss, quantized.metrics)
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio b 1 s -> codes b t k, t = s // hop. Raises ValueError as `crop` does."""
+        return self.quantizer.encode(self.encoder(self.crop(audio)))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes b t k -> audio b 1 t*hop in [-1, 1]; fewer levels than the codec has give a coarser sound.
+
+        Raises ValueError for codes that are no codes of this tokenizer or have no frame.
+        """
+        latents = self.quantizer.embed(codes)
+        if not latents.shape[2]:
+            raise ValueError("codes have 0 frames, at least 1 is needed to decode")
+        return self.decoder(latents.to(self.decoder.model[0].conv.conv.bias.dtype)).clamp(-1, 1)
+
+
+def _initialise(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:
+    """He initialisation for ELU, no bias: a layer keeps the size of its signal.
+
+    Under PyTorch's default the signal shrinks by half a layer and the biases take over, so that the first latents are
+    a constant with a ripple of 0.004; the codebooks chase that constant and collapse to a code or two.
+    """
+    # Of a transposed convolution with kernel r * stride, r taps meet at every output sample.
+    overlap = convolution.stride[0] if isinstance(convolution, nn.ConvTranspose1d) else 1
+    fan_in = convolution.in_channels * convolution.kernel_size[0] / overlap
+    nn.init.normal_(convolution.weight, std=sqrt(1.5 / fan_in))
+    nn.init.zeros_(convolution.bias)

@@ -1,0 +1,75 @@
+"""Layers in which no frame sees a later one: the parts of a causal 3D CNN (MAGVIT-v2, §3.2).
+
+Temporal rule, everywhere: a stride of s maps 1 + s*k frames to 1 + k, so the first frame keeps a step of its own;
+upsampling by s repeats or rearranges each step into s frames and drops the first s - 1. With s = 4 in all:
+17 frames -> 5 latent frames -> 17 frames, and 1 frame -> 1 latent frame -> 1 frame.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Triple = tuple[int, int, int]
+
+
+class CausalConv3d(nn.Conv3d):
+    """Convolution over (t, h, w) with k_t - 1 frames of zeros before the first frame and none after the last."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: Triple = (1, 1, 1)):
+        super().__init__(in_channels, out_channels, kernel, stride, padding=(0, kernel // 2, kernel // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float (b, c, t, h, w) -> (b, c', 1 + (t-1)/s_t, h/s_h, w/s_w)."""
+        if self.training and x.shape[2] == 1:  # an image meets the last slice of the kernel only: a third of the work
+            frame = F.conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, self.stride[1:], self.padding[1:])
+            return frame[:, :, None]
+        return super().forward(F.pad(x, (0, 0, 0, 0, self.kernel_size[0] - 1, 0)))
+
+
+class FrameGroupNorm(nn.GroupNorm):
+    """Group normalisation with statistics of one frame at a time; pooled over time they would leak the future."""
+
+    def __init__(self, channels: int, affine: bool = True):
+        super().__init__(min(32, channels // 4), channels, eps=1e-6, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float (b, c, t, h, w) -> same."""
+        b, c, t, h, w = x.shape
+        frames = x.transpose(1, 2).reshape(b * t, c, h, w)
+        return super().forward(frames).reshape(b, t, c, h, w).transpose(1, 2)
+
+
+def space_to_depth(x: Tensor, patch: int) -> Tensor:
+    """(b, c, t, h, w) -> (b, c * p * p, t, h/p, w/p)."""
+    b, c, t, h, w = x.shape
+    x = x.reshape(b, c, t, h // patch, patch, w // patch, patch)
+    return x.permute(0, 1, 4, 6, 2, 3, 5).reshape(b, c * patch * patch, t, h // patch, w // patch)
+
+
+def depth_to_space(x: Tensor, stride: Triple) -> Tensor:
+    """(b, c * s_t * s_h * s_w, t, h, w) -> (b, c, t * s_t - (s_t - 1), h * s_h, w * s_w); the first frames are dropped."""
+    st, sh, sw = stride
+    b, c, t, h, w = x.shape
+    x = x.reshape(b, c // (st * sh * sw), st, sh, sw, t, h, w)
+    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, t * st, h * sh, w * sw)
+    return x[:, :, st - 1 :]
+
+
+class DepthToSpaceUpsample(nn.Module):
+    """Convolution to c' * s_t * s_h * s_w channels, rearranged into a finer lattice."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: Triple):
+        super().__init__()
+        self.stride = stride
+        self.conv = CausalConv3d(in_channels, out_channels * stride[0] * stride[1] * stride[2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depth_to_space(self.conv(x), self.stride)
+
+
+def repeat_to(latents: Tensor, shape: torch.Size) -> Tensor:
+    """Nearest upsampling of (b, c, t, h, w) to the lattice `shape[2:]` of a later stage, frame i taking latent ceil(i/s)."""
+    t, h, w = shape[2:]
+    st = 1 if latents.shape[2] == 1 else (t - 1) // (latents.shape[2] - 1)
+    latents = latents.repeat_interleave(h // latents.shape[3], 3).repeat_interleave(w // latents.shape[4], 4)
+    return latents.repeat_interleave(st, 2)[:, :, st - 1 :]

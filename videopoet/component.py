@@ -1,0 +1,100 @@
+"""Shipped parts: one safetensors file holds the weights and, in its metadata, the class and arguments that rebuild it."""
+
+import hashlib
+import importlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FORMAT = "videopoet-component-1"
+
+
+def instantiate(spec):
+    """Rebuild `{"class_path": ..., "init_args": {...}}`, nested to any depth. Only classes of this package are built."""
+    if isinstance(spec, list):
+        return [instantiate(item) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    if "class_path" not in spec:
+        return {name: instantiate(value) for name, value in spec.items()}
+    module, _, name = spec["class_path"].rpartition(".")
+    if module.split(".")[0] != "videopoet":
+        raise ValueError(f"class {spec['class_path']} is not part of videopoet: refusing to build it from a file")
+    arguments = {name: instantiate(value) for name, value in (spec.get("init_args") or {}).items()}
+    return getattr(importlib.import_module(module), name)(**arguments)
+
+
+def save(path: str | Path, spec: dict, state: dict[str, Tensor], metadata: dict | None = None, half: bool = True) -> None:
+    """Write a component whole or not at all. `half`: store floating-point weights as float16.
+
+    metadata: JSON-able facts that travel along (a layout, the fingerprints of tokenizers, training steps).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}
+    header = {"format": FORMAT, "spec": json.dumps(spec), "metadata": json.dumps(metadata or {})}
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file(tensors, part, metadata=header)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: str | Path, expect: type[nn.Module] | None = None) -> nn.Module:
+    """Rebuild a component in fp32, in eval mode, with `.metadata` and `.fingerprint` set.
+
+    Raises ValueError where the file is missing, is no component, is of another class than expected, or does not fit.
+    """
+    header, state = _read(path)
+    module = instantiate(json.loads(header["spec"]))
+    if expect is not None and not isinstance(module, expect):
+        raise ValueError(f"{path} holds a {type(module).__name__}, expected a {expect.__name__}")
+    fit(module, state, str(path))
+    module.metadata, module.fingerprint = json.loads(header["metadata"]), fingerprint(header["spec"], state)
+    return module.eval()
+
+
+def read_fingerprint(path: str | Path) -> str:
+    """The fingerprint of a shipped component, without building it."""
+    header, state = _read(path)
+    return fingerprint(header["spec"], state)
+
+
+def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from None
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}: write it by 'videopoet export'")
+    return header, state
+
+
+def fit(module: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    """Load weights strictly; raises one-line ValueError naming the first misfit."""
+    try:
+        module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except RuntimeError as error:
+        cause = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
+        raise ValueError(f"{name} does not fit the configured {type(module).__name__}: {cause}") from None
+
+
+def fingerprint(spec: str, state: dict[str, Tensor]) -> str:
+    """16 hex digits that change with the class, its arguments or any weight."""
+    digest = hashlib.sha256(spec.encode())
+    for name in sorted(state):
+        tensor = state[name].detach().contiguous().cpu()
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,240 @@
+"""VideoPoet: one object that holds the tokenizers and the language model, and makes media."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videopoet import component
+from videopoet.data.media import Media, read_image, read_media
+from videopoet.data.transforms import ResizeCrop, video_to_float, video_to_uint8
+from videopoet.models.token_lm import TokenLM
+from videopoet.sampling.autoregressive import generate
+from videopoet.sampling.request import Request
+from videopoet.sampling.rules import Draw, Guidance, Temperature
+from videopoet.tasks.base import Example, Layout, Task
+from videopoet.tasks.frame_prediction import FramePrediction
+from videopoet.tasks.image_to_video import ImageToVideo
+from videopoet.tasks.text_to_video import TextToVideo
+from videopoet.tasks.video_to_audio import VideoToAudio
+from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
+from videopoet.vocabulary import Modality, Vocabulary
+
+#: The model that ships with the package.
+SHIPPED = Path(__file__).parent / "shipped"
+
+#: Names of the tasks, as in the mixture's YAML and on the command line.
+TASKS: dict[str, Task] = {
+    "text-to-video": TextToVideo(),
+    "text-to-image": TextToVideo(image=True),
+    "image-to-video": ImageToVideo(),
+    "frame-prediction": FramePrediction(),
+    "video-to-audio": VideoToAudio(),
+}
+
+DEFAULT_DRAW = Draw(filters=(Temperature(value=0.9),), guidance=Guidance(scale=2.0))
+ROWS = 64  # requests sampled at one time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """The clip the model makes: frames at fps, pixels, and sound at sample_rate Hz."""
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+    sample_rate: int
+
+
+class VideoPoet:
+    """Text, images, video and sound to video with sound.
+
+        poet = VideoPoet.from_pretrained()
+        media = poet.generate("text-to-video", [Request(prompt="a red ball falls")])[0]
+        write_media("ball.mp4", media)
+    """
+
+    def __init__(self, visual: VideoTokenizer, audio: AudioTokenizer, model: TokenLM):
+        self.visual, self.audio, self.model = visual, audio, model
+        facts = model.metadata
+        for name, tokenizer in (("visual", visual), ("audio", audio)):
+            if facts["fingerprints"].get(name) != tokenizer.fingerprint:
+                raise ValueError(
+                    f"the language model was trained on tokens of the {name} tokenizer "
+                    f"{facts['fingerprints'].get(name)}, the one given is {tokenizer.fingerprint}: use files of one run"
+                )
+        self.layout = read_layout(facts["layout"])
+        self.geometry = Geometry(**{k: facts[k] for k in ("frames", "fps", "height", "width", "sample_rate")})
+        self.tasks = tuple(facts["tasks"])
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path = SHIPPED) -> "VideoPoet":
+        """Load `visual.safetensors`, `audio.safetensors` and `lm.safetensors` from a folder; by default the shipped ones."""
+        folder = Path(folder)
+        return cls(
+            component.load(folder / "visual.safetensors", VideoTokenizer),
+            component.load(folder / "audio.safetensors", AudioTokenizer),
+            component.load(folder / "lm.safetensors", TokenLM),
+        )
+
+    def to(self, device: str | torch.device) -> "VideoPoet":
+        for part in (self.visual, self.audio, self.model):
+            part.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def generate(
+        self,
+        task: str,
+        requests: list[Request],
+        *,
+        draw: Draw = DEFAULT_DRAW,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Media]:
+        """Make one media per request; request i draws from seed + i, alone or in a batch.
+
+        Text-to-image gives one frame; frame prediction the given video and the frames after it; video-to-audio the
+        given video with its sound. `progress` is called with the number of tokens each step made.
+        Raises ValueError for an unknown or untrained task and for requests that lack what the task needs.
+        """
+        check_task(task, self.tasks)
+        if any(not isinstance(request.prompt, str) for request in requests):
+            raise ValueError("a prompt is a text: pass Request(prompt='...')")
+        media = []
+        for start in range(0, len(requests), ROWS):
+            rows = requests[start : start + ROWS]
+            ids = self._draw(TASKS[task], rows, draw, seed + start, progress)
+            media += self._media(TASKS[task], rows, ids)
+        return media
+
+    def _draw(self, task: Task, requests: list[Request], draw: Draw, seed: int, progress) -> dict[Modality, torch.Tensor]:
+        blank = Example.blank(self.layout)
+        texts = self.model.text([request.prompt for request in requests])
+        none = self.model.text([""])[0]
+        guided = "text" in task.needs
+        examples = [self._example(task, r, replace(blank, text=t)) for r, t in zip(requests, texts)]
+        last = 0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal last
+            if progress:
+                progress((done - last) * len(requests))
+            last = done
+
+        return generate(
+            self.model,
+            [task.condition(example, self.layout) for example in examples],
+            [task.condition(replace(example, text=none), self.layout) for example in examples] if guided else (),
+            task.target(blank, self.layout),
+            self.layout.vocabulary,
+            draw if guided else replace(draw, guidance=None),
+            seed,
+            advance,
+        )
+
+    def _example(self, task: Task, request: Request, example: Example) -> Example:
+        """The given pixels as codes. Only what a task conditions on is encoded."""
+        if isinstance(task, ImageToVideo):
+            if request.image is None:
+                raise ValueError("image-to-video needs an image")
+            return replace(example, video=self._codes(self._fit(request.image[None])))
+        if isinstance(task, FramePrediction | VideoToAudio):
+            if request.video is None or request.video.video is None:
+                raise ValueError("this task needs a video")
+            past = isinstance(task, FramePrediction)
+            needed = 1 + (task.given - 1) * self.layout.frame_stride if past else self.geometry.frames
+            frames = self._fit(request.video.video)
+            if len(frames) < needed:
+                raise ValueError(
+                    f"the video has {len(frames)} frames at {self.geometry.fps:g} fps, {needed} are needed: "
+                    f"give at least {needed / self.geometry.fps:.2f} seconds"
+                )
+            return replace(example, video=self._codes(frames[-needed:] if past else frames[:needed]))
+        return example
+
+    def _fit(self, video: np.ndarray) -> np.ndarray:
+        return ResizeCrop(height=self.geometry.height, width=self.geometry.width)(video)
+
+    def _codes(self, video: np.ndarray) -> torch.Tensor:
+        return self.visual.encode(video_to_float(video)[None].to(self.device))[0].cpu()
+
+    @torch.inference_mode()
+    def _media(self, task: Task, requests: list[Request], ids: dict[Modality, torch.Tensor]) -> list[Media]:
+        audio = [None] * len(requests)
+        if Modality.AUDIO in ids:
+            samples = round(self.geometry.frames / self.geometry.fps * self.geometry.sample_rate)
+            sound = self.audio.decode(self.layout.audio_codes(ids[Modality.AUDIO])).float().cpu().numpy()
+            audio = list(np.pad(sound, ((0, 0), (0, 0), (0, samples - sound.shape[-1]))))
+        if Modality.VISUAL in ids:
+            codes = self.layout.visual_codes(ids[Modality.VISUAL])
+            videos = self._frames(task, requests, codes)
+        else:
+            videos = [self._fit(request.video.video)[: self.geometry.frames] for request in requests]
+        geometry = self.geometry
+        return [
+            Media(video=video, fps=geometry.fps, audio=sound, sample_rate=geometry.sample_rate)
+            for video, sound in zip(videos, audio)
+        ]
+
+    def _frames(self, task: Task, requests: list[Request], codes: torch.Tensor) -> list[np.ndarray]:
+        """Codes -> uint8 frames. Predicted frames are decoded after the codes of the past and appended to the given."""
+        if not isinstance(task, FramePrediction):
+            return list(video_to_uint8(self.visual.decode(codes)))
+        blank = Example.blank(self.layout)
+        past = torch.stack([self._example(task, request, blank).video for request in requests]).to(codes.device)
+        made = video_to_uint8(self.visual.decode(torch.cat([past, codes], dim=1)))
+        new = made[:, 1 + (task.given - 1) * self.layout.frame_stride :]
+        return [np.concatenate([self._fit(r.video.video), frames]) for r, frames in zip(requests, new)]
+
+    @torch.inference_mode()
+    def reconstruct(self, media: list[Media]) -> list[Media]:
+        """Clips through both tokenizers and back: what no language model over these tokens can beat."""
+        video = torch.stack([video_to_float(self._fit(m.video)) for m in media]).to(self.device)
+        frames = video_to_uint8(self.visual.decode(self.visual.encode(video)))
+        audio = [None] * len(media)
+        if all(m.audio is not None for m in media):
+            sound = torch.stack([torch.as_tensor(m.audio, dtype=torch.float32) for m in media]).to(self.device)
+            back = self.audio.decode(self.audio.encode(sound)).cpu()
+            audio = list(torch.nn.functional.pad(back, (0, sound.shape[-1] - back.shape[-1])).numpy())
+        return [replace(m, video=f, audio=a) for m, f, a in zip(media, frames, audio)]
+
+    def read_video(self, path: str | Path) -> Media:
+        """A video file at the model's frame rate, size and sample rate. Raises ValueError where it cannot be read."""
+        if not Path(path).is_file():
+            raise ValueError(f"no file at {path}")
+        size = ResizeCrop(height=self.geometry.height, width=self.geometry.width)
+        return read_media(path, fps=self.geometry.fps, sample_rate=self.geometry.sample_rate, resize=size)
+
+    def read_image(self, path: str | Path) -> np.ndarray:
+        """An image file as uint8 (h, w, 3). Raises ValueError where it cannot be read."""
+        if not Path(path).is_file():
+            raise ValueError(f"no file at {path}")
+        return read_image(path)
+
+
+def check_task(task: str, trained: tuple[str, ...]) -> None:
+    """Raises ValueError naming the nearest task for an unknown one, and the trained ones for an untrained one."""
+    import difflib
+
+    if task not in TASKS:
+        near = difflib.get_close_matches(task, TASKS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
+        raise ValueError(f"no task '{task}': {hint}")
+    if task not in trained:
+        raise ValueError(f"this model was not trained for {task}, only for {', '.join(trained)}: train it or name another")
+
+
+def read_layout(facts: dict) -> Layout:
+    """A layout from the JSON beside a model."""
+    facts = dict(facts, vocabulary=Vocabulary(**facts["vocabulary"]), lattice=tuple(facts["lattice"]))
+    return Layout(**facts)
+
+

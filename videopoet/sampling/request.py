@@ -1,0 +1,16 @@
+"""What a user gives to be sampled from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from videopoet.data.media import Media
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """`prompt`; `image` uint8 (h, w, 3); `video` of any size at the model's frame rate. Each task reads what it needs."""
+
+    prompt: str = ""
+    image: np.ndarray | None = None
+    video: Media | None = None

@@ -1,0 +1,82 @@
+"""Media shards -> token shards: every clip once through the tokenizers."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videopoet.data.progress import bar
+from videopoet.data.schema import MediaManifest, TokenManifest
+from videopoet.data.shards import ShardReader, ShardWriter
+from videopoet.data.transforms import audio_to_float, video_to_float
+from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
+
+
+def smallest_unsigned(size: int) -> np.dtype:
+    """The smallest unsigned integer type that holds `size` different codes."""
+    return np.min_scalar_type(size - 1)
+
+
+def tokenize_shards(
+    folder: str | Path,
+    out: str | Path,
+    visual: VideoTokenizer,
+    audio: AudioTokenizer,
+    *,
+    batch_size: int = 32,
+    samples_per_shard: int = 4096,
+    overwrite: bool = False,
+) -> TokenManifest:
+    """Encode every clip of the media shards in `folder` and write token shards to `out`, whole or not at all.
+
+    Members per sample: `visual.npy` (t, h, w) and `audio.npy` (t, k) in the smallest unsigned type, captions in `json`.
+    The manifest carries the tokenizers' fingerprints. Raises ValueError where a tokenizer does not fit the clips.
+    """
+    reader = ShardReader(folder, "media")
+    manifest = token_manifest(reader.manifest, visual, audio)
+    kinds = smallest_unsigned(visual.codebook_size), smallest_unsigned(audio.codebook_size)
+    with ShardWriter(out, prefix="tokens", max_samples=samples_per_shard, overwrite=overwrite) as writer:
+        with bar("clips", total=len(reader)) as advance:
+            for start in range(0, len(reader), batch_size):
+                records = [reader[i] for i in range(start, min(start + batch_size, len(reader)))]
+                for record, fields in zip(records, _encode(records, visual, audio, kinds)):
+                    writer.write(record["__key__"], {**fields, "json": record["json"]})
+                advance(len(records))
+        return writer.finish(manifest)
+
+
+def token_manifest(media: MediaManifest, visual: VideoTokenizer, audio: AudioTokenizer) -> TokenManifest:
+    """The manifest of the tokens that these tokenizers make of such clips."""
+    if media.sample_rate != audio.sample_rate:
+        raise ValueError(
+            f"the clips' sound is at {media.sample_rate} Hz, the audio tokenizer takes {audio.sample_rate} Hz: "
+            f"build the shards with --sample-rate {audio.sample_rate}"
+        )
+    samples = round(media.frames / media.fps * media.sample_rate)
+    return TokenManifest(
+        fps=media.fps,
+        frames=media.frames,
+        height=media.height,
+        width=media.width,
+        sample_rate=media.sample_rate,
+        fingerprints={"visual": visual.fingerprint, "audio": audio.fingerprint},
+        visual_lattice=visual.lattice(media.frames, media.height, media.width),
+        visual_codebook_size=visual.codebook_size,
+        audio_frames=samples // audio.hop,
+        audio_levels=audio.levels,
+        audio_codebook_size=audio.codebook_size,
+    )
+
+
+def _encode(records: list[dict], visual: VideoTokenizer, audio: AudioTokenizer, kinds) -> list[dict]:
+    """Code grids of a batch of clips; a clip without sound gets no audio codes."""
+    device = next(visual.parameters()).device
+    video = torch.stack([video_to_float(record["video"]) for record in records]).to(device)
+    fields = [{"visual": codes.astype(kinds[0])} for codes in visual.encode(video).cpu().numpy()]
+    heard = [i for i, record in enumerate(records) if record.get("audio") is not None]
+    if heard:
+        sound = torch.stack([audio_to_float(records[i]["audio"])[None] for i in heard]).to(device)
+        for i, codes in zip(heard, audio.encode(sound).cpu().numpy()):
+            fields[i]["audio"] = codes.astype(kinds[1])
+    return fields

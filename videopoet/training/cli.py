@@ -1,0 +1,45 @@
+"""`videopoet fit`: the Lightning CLI for every trainable part."""
+
+import warnings
+
+from lightning import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import LightningCLI
+
+
+class SpecCallback(Callback):
+    """Writes into every checkpoint how to rebuild the trained part, so that a checkpoint can be exported by itself."""
+
+    def __init__(self, spec: dict):
+        self.spec = spec
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        checkpoint["component"] = {"name": pl_module.component, "spec": self.spec}
+
+
+class FitCLI(LightningCLI):
+    """Models and data are named by `class_path`; a rich progress bar and a self-contained checkpoint come with it."""
+
+    def before_fit(self) -> None:
+        model = self.config.fit.model.as_dict()
+        self.trainer.callbacks.append(SpecCallback(model["init_args"][self.model.component]))
+
+    def after_fit(self) -> None:
+        best = self.trainer.checkpoint_callback
+        if best is not None and best.last_model_path:
+            print(f"next: videopoet export {best.last_model_path} --out PART.safetensors")
+
+
+def fit(arguments: list[str]) -> None:
+    """Run `fit` with LightningCLI arguments, e.g. `["-c", "configs/demo/lm.yaml", "--trainer.max_steps=10"]`."""
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # `videopoet` read the command line
+    FitCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [RichProgressBar()]},
+        args=["fit", *arguments],
+    )

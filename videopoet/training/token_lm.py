@@ -1,0 +1,60 @@
+"""Training of the language model: one cross-entropy over whatever the batch predicts."""
+
+import lightning
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from videopoet.models.token_lm import TokenLM
+from videopoet.sequence import Batch
+from videopoet.tokenizers.schedule import warmup_cosine
+
+
+class TokenLMTraining(lightning.LightningModule):
+    """AdamW with linear warm-up and cosine decay; logs the loss of each task and modality, and tokens per second."""
+
+    component = "model"  # the part that is exported
+
+    def __init__(
+        self,
+        model: TokenLM,
+        learning_rate: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.05,
+        warmup_steps: int = 200,
+    ):
+        super().__init__()
+        self.model = model
+        self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
+        self.warmup_steps = warmup_steps
+
+    def setup(self, stage: str) -> None:
+        """The text encoder brings its tokenizer: the data module tokenizes captions with it."""
+        self.trainer.datamodule.tokenize = self.model.text
+        self.metadata = self.trainer.datamodule.metadata()
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        loss = self.model.loss(batch)
+        self.log("train/loss", loss.total, prog_bar=True)
+        self.log_dict({f"train/{batch.task}/{name}": value for name, value in loss.by_modality.items()})
+        return loss.total
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        loss = self.model.loss(batch)
+        self.log("validation/loss", loss.total, prog_bar=True, batch_size=len(batch.inputs))
+        for name, value in loss.by_modality.items():
+            self.log(f"validation/{batch.task}/{name}", value, batch_size=len(batch.inputs))
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["metadata"] = self.metadata
+
+    def configure_optimizers(self):
+        decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]
+        others = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, self.learning_rate, self.betas)
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, self.trainer.max_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
