@@ -73,21 +73,21 @@ def read_scene(
 def hear(audio: np.ndarray, sample_rate: int = SAMPLE_RATE) -> tuple[Onset, ...]:
     """Rings in mono ``audio`` (s,), in time order.
 
-    Per pitch the sound is demodulated, ``z(t) = sum w(t - s) x(s) exp(-2 pi i f s)``, and a ring is a peak of
-    ``|z(t + 12 ms)| - |z(t - 12 ms)|``.
+    Per pitch f the envelope is ``|sum w(s - t) x(s) exp(-2 pi i f s)|`` over a 16 ms window w centred on t, and a ring
+    is a peak of its rise from t - 12 ms to t + 12 ms.
     """
-    found = []
-    window = np.hanning(round(_WINDOW * sample_rate) + 2)[1:-1]
+    size, hop = round(_WINDOW * sample_rate), round(_HOP * sample_rate)
+    window = np.hanning(size + 2)[1:-1]
     window /= window.sum() / 2  # a steady tone of amplitude a reads a
-    hop = round(_HOP * sample_rate)
-    for shape, pitch in PITCHES.items():
-        carrier = np.exp(-2j * np.pi * pitch * np.arange(len(audio)) / sample_rate)
-        padded = np.concatenate([np.zeros(len(window)), audio * carrier, np.zeros(len(window))])
-        size = 1 << int(np.ceil(np.log2(len(padded) + len(window))))
-        smooth = np.fft.ifft(np.fft.fft(padded, size) * np.fft.fft(window, size))
-        # Entry j of the envelope is centred on time j * hop / sample_rate.
-        envelope = np.abs(smooth[len(window) + len(window) // 2 :: hop])[: len(audio) // hop]
-        found += [Onset(time=time, shape=shape, loudness=loud) for time, loud in _rises(envelope, hop / sample_rate)]
+    phases = 2 * np.pi * np.outer(np.arange(size) / sample_rate, list(PITCHES.values()))
+    padded = np.pad(audio.astype(np.float64), (size // 2, size))
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, size)[: len(audio) : hop]
+    cosine, sine = (pieces @ (window[:, None] * wave(phases)) for wave in (np.cos, np.sin))
+    found = [
+        Onset(time=time, shape=shape, loudness=loud)
+        for shape, envelope in zip(PITCHES, np.hypot(cosine, sine).T)
+        for time, loud in _rises(envelope, hop / sample_rate)
+    ]
     loudest = max((onset.loudness for onset in found), default=0.0)
     kept = [onset for onset in found if onset.loudness >= QUIETEST_RATIO * loudest]
     return tuple(sorted(kept, key=lambda onset: onset.time))

@@ -28,6 +28,7 @@ from videopoet.data.bounce_motion import DIRECTIONS
 NOISE_SHARE = 0.12  # shares below this are chroma noise
 SMALLEST_AREA = 0.015  # sides squared; half of a small triangle
 SIZE_AREA = 0.06  # sides squared; between a small circle (0.038) and a big triangle (0.095)
+SHAPE_FRAMES = 8  # spread over the clip; more make no clearer shape
 STILL_RANGE = 0.12  # sides; a drift crosses at least 0.3 of a side in a clip, 0.21 per axis on a diagonal
 BENT = 0.045  # sides; how far a path may stray from a straight line and be a drift
 FALL_RANGE = 0.12  # sides; a bounce crosses more than this sideways
@@ -59,7 +60,7 @@ class SeenObject:
 def see_objects(video: np.ndarray, fps: float) -> tuple[SeenObject, ...]:
     """Objects in ``video`` (t, h, w, 3) uint8, at most two, the most visible first."""
     chroma = video.astype(np.float32)
-    chroma -= chroma.mean(axis=-1, keepdims=True)
+    chroma -= _grey(chroma)[..., None]
     shares = _shares(chroma, tuple(COLOURS))
     areas = np.median(shares.mean(axis=(2, 3)), axis=1)  # (6,) sides squared
     hues = [hue for hue in np.argsort(-areas)[:2] if areas[hue] >= SMALLEST_AREA]
@@ -74,8 +75,8 @@ def see_objects(video: np.ndarray, fps: float) -> tuple[SeenObject, ...]:
 def see_background(video: np.ndarray) -> tuple[str, str]:
     """(kind, tone) of the background behind the objects of ``video`` (t, h, w, 3) uint8."""
     picture = video.astype(np.float32)
-    grey = picture.mean(axis=-1)
-    spread = np.abs(picture - grey[..., None]).max(axis=-1)
+    grey, (red, green, blue) = _grey(picture), np.moveaxis(picture, -1, 0)
+    spread = np.maximum(np.maximum(np.abs(red - grey), np.abs(green - grey)), np.abs(blue - grey))
     weight = np.clip(1.0 - spread / 24.0, 0.0, 1.0) + 1e-6  # (t, h, w), zero on the objects
     still, weight = (grey * weight).sum(axis=0) / weight.sum(axis=0), weight.sum(axis=0)
     weight = (weight / weight.sum()).ravel()
@@ -106,6 +107,11 @@ def _textures(resolution: int) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(kind for kind, _, _ in settings), (np.stack(patterns) - dark) / (light - dark)
 
 
+def _grey(picture: np.ndarray) -> np.ndarray:
+    """Mean of the three channels; summed by hand, since numpy reduces an axis of length 3 slowly."""
+    return (picture[..., 0] + picture[..., 1] + picture[..., 2]) / 3.0
+
+
 def _shares(chroma: np.ndarray, colours: tuple[str, ...]) -> np.ndarray:
     """The share (k, t, h, w) of every pixel that each of ``colours`` covers; a pixel goes to its nearest hue only."""
     reference = np.array([COLOURS[colour] for colour in colours], dtype=np.float32)
@@ -113,9 +119,10 @@ def _shares(chroma: np.ndarray, colours: tuple[str, ...]) -> np.ndarray:
     length = np.linalg.norm(reference, axis=1)
     along = chroma @ (reference / length[:, None]).T  # (t, h, w, k)
     nearest = along.argmax(axis=-1)
-    share = np.take_along_axis(along, nearest[..., None], axis=-1)[..., 0] / length[nearest]
+    most = np.take_along_axis(along, nearest[..., None], axis=-1)[..., 0]
+    share = most / length[nearest]
     # More than 60 degrees off its nearest hue, a pixel is of no colour asked for.
-    off_hue = np.take_along_axis(along, nearest[..., None], axis=-1)[..., 0] < 0.5 * np.linalg.norm(chroma, axis=-1)
+    off_hue = most < 0.5 * np.sqrt(np.einsum("...c,...c->...", chroma, chroma))
     share = np.where((share < NOISE_SHARE) | off_hue, 0.0, np.minimum(share, 1.0))
     return np.stack([np.where(nearest == index, share, 0.0) for index in range(len(colours))])
 
@@ -133,8 +140,9 @@ def _read_object(shares: np.ndarray, index: int, colour: str, fps: float) -> See
     areas = own.mean(axis=(1, 2))
     centroids = _centroids(own)
     clear = areas >= 0.9 * np.quantile(areas, 0.75)
-    typical = float(np.median(areas[clear]))
-    overlaps = {shape: _overlap(own[clear], shape, typical, centroids[clear]) for shape in SHAPES}
+    typical, chosen = float(np.median(areas[clear])), np.flatnonzero(clear)
+    chosen = chosen[:: -(-len(chosen) // SHAPE_FRAMES)]
+    overlaps = {shape: _overlap(own[chosen], shape, typical, centroids[chosen]) for shape in SHAPES}
     shape = max(overlaps, key=overlaps.get)
     # Where the object is partly hidden its centroid is off; the template fitted around the hiding object is not.
     drop = _CENTROID_DROP[shape] * HALF_EXTENTS[shape][1] * math.sqrt(area / _AREAS[shape])

@@ -1,17 +1,16 @@
 """Media shards -> batches of clips for training the tokenizers."""
 
-from collections.abc import Iterator
 from math import floor
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
 from videopoet.data.order import sample_indices
 from videopoet.data.shards import ShardReader
+from videopoet.data.steps import StepDataModule
 from videopoet.data.transforms import audio_to_float, video_to_float
 
 IMAGES_PER_CLIP = 4  # an image step takes this many times as many samples as a clip step
@@ -113,27 +112,7 @@ class ClipSchedule(Dataset[ClipBatch]):
         return video_to_float(video), sound
 
 
-class StepSampler(DistributedSampler):
-    """Yields `length` steps from `first_step()` on, asked anew by every iteration.
-
-    The schedule deals samples to ranks itself. Lightning gives any other sampler's work out a second time in
-    distributed runs; this base class tells it not to.
-    """
-
-    def __init__(self, schedule: ClipSchedule, length: int, first_step: Any):
-        super().__init__(schedule, num_replicas=schedule.world_size, rank=schedule.rank, shuffle=False)
-        self._length = length
-        self._first_step = first_step
-
-    def __iter__(self) -> Iterator[int]:
-        first = self._first_step()
-        return iter(range(first, first + self._length))
-
-    def __len__(self) -> int:
-        return self._length
-
-
-class ClipDataModule(lightning.LightningDataModule):
+class ClipDataModule(StepDataModule):
     """Clips of a media shard folder, in a seeded endless order that a resumed run continues exactly.
 
     With `max_steps` the run is one epoch of that many steps; without, an epoch is one pass over the samples. The step
@@ -170,7 +149,6 @@ class ClipDataModule(lightning.LightningDataModule):
         self.num_validation_batches = num_validation_batches
         self.seed = seed
         self.num_workers = num_workers
-        self.next_step = 0
         self._train: ShardReader | None = None
         self._validation: ShardReader | None = None
 
@@ -185,11 +163,7 @@ class ClipDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Batches from the first step not trained yet."""
         schedule = self._schedule(self._train, self.image_batch_ratio, self.first_image_steps)
-        # Counted from step 0 also in a resumed run: Lightning adds the batches done before to those it fetches.
-        length = len(schedule)
-        if self.trainer is not None and self.trainer.max_steps > 0:
-            length = self.trainer.max_steps * self.trainer.accumulate_grad_batches
-        return self._loader(schedule, StepSampler(schedule, length, lambda: self.next_step))
+        return self.train_loader(schedule, len(schedule))
 
     def val_dataloader(self) -> DataLoader | list:
         """The same clips every time."""
@@ -197,37 +171,16 @@ class ClipDataModule(lightning.LightningDataModule):
             return []
         schedule = self._schedule(self._validation, 0.0)
         length = min(self.num_validation_batches, len(schedule))
-        return self._loader(schedule, StepSampler(schedule, length, lambda: 0))
-
-    def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
-        """Note how far training got: this is called for the batch about to be trained on, not for those prefetched."""
-        if self.trainer is not None and self.trainer.training:
-            self.next_step = batch.step + 1
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"next_step": self.next_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.next_step = state_dict["next_step"]
+        return self.validation_loader(schedule, list(range(length)))
 
     def _schedule(self, reader: ShardReader, image_batch_ratio: float, first_image_steps: int = 0) -> ClipSchedule:
-        trainer = self.trainer
+        world_size, rank = self.ranks()
         return ClipSchedule(
             reader,
             batch_size=self.batch_size,
             seed=self.seed,
             image_batch_ratio=image_batch_ratio,
             first_image_steps=first_image_steps,
-            world_size=1 if trainer is None else trainer.world_size,
-            rank=0 if trainer is None else trainer.global_rank,
-        )
-
-    def _loader(self, schedule: ClipSchedule, sampler: StepSampler) -> DataLoader:
-        return DataLoader(
-            schedule,
-            batch_size=None,  # the schedule makes whole batches
-            sampler=sampler,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            world_size=world_size,
+            rank=rank,
         )

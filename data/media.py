@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from videopoet.data.decoding import Picture, Source, open_source
 from videopoet.data.files import whole_or_nothing
@@ -195,12 +195,13 @@ def _encoders(container: av.container.OutputContainer, media: Media, crf: int) -
 
 
 def _interleave(media: Media, video: av.VideoStream | None, audio: av.AudioStream | None) -> Iterator[av.Packet]:
+    reformatter = VideoReformatter()
     num_frames = 0 if video is None else len(media.video)
     block = media.sample_rate if not num_frames else max(1, round(media.sample_rate / media.fps))
     num_blocks = 0 if audio is None else -(-media.audio.shape[1] // block)
     for index in range(max(num_frames, num_blocks)):
         if index < num_frames:
-            frame = _frame(media.video[index], video)
+            frame = _frame(media.video[index], video, reformatter)
             frame.pts = index
             yield from video.encode(frame)
         if index < num_blocks:
@@ -214,10 +215,12 @@ def _interleave(media: Media, video: av.VideoStream | None, audio: av.AudioStrea
             yield from stream.encode(None)
 
 
-def _frame(picture: np.ndarray, stream: av.VideoStream) -> av.VideoFrame:
+def _frame(picture: np.ndarray, stream: av.VideoStream, reformatter: VideoReformatter) -> av.VideoFrame:
     padding = ((0, stream.height - picture.shape[0]), (0, stream.width - picture.shape[1]), (0, 0))
     even = np.pad(picture, padding, mode="edge") if any(map(any, padding)) else np.ascontiguousarray(picture)
     frame = av.VideoFrame.from_ndarray(even, format="rgb24")
-    yuv = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG)
+    yuv = reformatter.reformat(
+        frame, format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG, threads=1
+    )
     yuv.time_base = 1 / stream.codec_context.framerate
     return yuv

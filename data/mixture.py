@@ -4,7 +4,6 @@ import random
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-import lightning
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -13,6 +12,7 @@ from videopoet.component import read_fingerprint
 from videopoet.data.order import sample_indices
 from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardReader
+from videopoet.data.steps import StepDataModule
 from videopoet.sequence import Batch, Sequence
 from videopoet.tasks.base import Example, Layout, Task
 from videopoet.vocabulary import Vocabulary
@@ -114,7 +114,7 @@ def layout_of(manifest: TokenManifest, text_length: int) -> Layout:
     )
 
 
-class MixtureDataModule(lightning.LightningDataModule):
+class MixtureDataModule(StepDataModule):
     """Batches of a task mixture from token shards.
 
     tokens, validation_tokens: folders made by `videopoet tokenize`.
@@ -153,12 +153,7 @@ class MixtureDataModule(lightning.LightningDataModule):
         return {"layout": layout, "tasks": tasks, "fingerprints": dict(manifest.fingerprints), **geometry}
 
     def train_dataloader(self) -> DataLoader:
-        done = self.trainer.global_step * self.trainer.accumulate_grad_batches
-        total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
-        if total < 0:
-            raise ValueError("the mixture has no end: set trainer.max_steps")
-        mixture = self._mixture(self.tokens, self.drop_text, self.trainer.world_size, self.trainer.global_rank)
-        return self._loader(mixture, range(done, total))
+        return self.train_loader(self._mixture(self.tokens, self.drop_text, *self.ranks()))
 
     def val_dataloader(self) -> DataLoader | list:
         if self.validation_tokens is None:
@@ -168,15 +163,21 @@ class MixtureDataModule(lightning.LightningDataModule):
         for step in range(CYCLE):
             firsts.setdefault(mixture.schedule(step)[0], []).append(step)
         steps = [step for each in firsts.values() for step in each[: self.num_validation_batches]]
-        return self._loader(mixture, steps)
-
-    def _loader(self, mixture: Mixture, steps) -> DataLoader:
-        return DataLoader(mixture, batch_size=None, sampler=steps, num_workers=self.num_workers)
+        return self.validation_loader(mixture, steps)
 
     def _mixture(self, folder: str, drop_text: float, world_size: int, rank: int) -> Mixture:
         reader = self._reader(folder)
-        return Mixture(reader, self._layout(reader.manifest), self.tokenize, self.shares, seed=self.seed,
-                       tokens_per_batch=self.tokens_per_batch, drop_text=drop_text, world_size=world_size, rank=rank)  # fmt: skip
+        return Mixture(
+            reader,
+            self._layout(reader.manifest),
+            self.tokenize,
+            self.shares,
+            seed=self.seed,
+            tokens_per_batch=self.tokens_per_batch,
+            drop_text=drop_text,
+            world_size=world_size,
+            rank=rank,
+        )
 
     def _layout(self, manifest: TokenManifest) -> Layout:
         return layout_of(manifest, len(self.tokenize([""])[0].ids))

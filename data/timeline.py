@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from av import AudioFrame, AudioLayout, AudioResampler, VideoFrame
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from videopoet.data.decoding import Picture
 from videopoet.data.transforms import ResizeCrop
@@ -33,6 +33,7 @@ class FrameGrid:
         self._held: Picture | None = None
         self._step = 0.0  # seconds the last picture but one was on show
         self._shape: tuple[int, int] | None = None
+        self._reformatter = VideoReformatter()
 
     def push(self, picture: Picture) -> list[np.ndarray]:
         """Frames (uint8 h w 3) that are settled now that `picture` has come: those before its time."""
@@ -80,7 +81,15 @@ class FrameGrid:
             height, width = (width, height) if turns % 2 else (height, width)
         else:
             self._shape = height, width = self._shape or (height, width)
-        scaled = frame.reformat(width=width, height=height, format="rgb24", interpolation=Interpolation.BICUBIC)
+        scaled = self._reformatter.reformat(
+            # One thread: more are started for every picture, which costs more than scaling it.
+            frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            interpolation=Interpolation.BICUBIC,
+            threads=1,
+        )
         pixels = np.rot90(scaled.to_ndarray(), turns)
         return np.ascontiguousarray(pixels if self._resize is None else self._resize.crop(pixels))
 

@@ -43,8 +43,9 @@ class ResizeCrop:
         height, width = self.scaled(*video.shape[1:3])
         if (height, width) == video.shape[1:3]:
             return np.ascontiguousarray(self.crop(video))
+        how = {"width": width, "height": height, "interpolation": Interpolation.BICUBIC, "threads": 1}
         frames = (VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in video)
-        scaled = (frame.reformat(width=width, height=height, interpolation=Interpolation.BICUBIC) for frame in frames)
+        scaled = (frame.reformat(**how) for frame in frames)
         return np.stack([self.crop(frame.to_ndarray()) for frame in scaled])
 
 

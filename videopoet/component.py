@@ -29,7 +29,9 @@ def instantiate(spec):
     return getattr(importlib.import_module(module), name)(**arguments)
 
 
-def save(path: str | Path, spec: dict, state: dict[str, Tensor], metadata: dict | None = None, half: bool = True) -> None:
+def save(
+    path: str | Path, spec: dict, state: dict[str, Tensor], metadata: dict | None = None, half: bool = True
+) -> None:
     """Write a component whole or not at all. `half`: store floating-point weights as float16.
 
     metadata: JSON-able facts that travel along (a layout, the fingerprints of tokenizers, training steps).
@@ -73,11 +75,13 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
     if header.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}: write it by 'videopoet export'")
+        raise ValueError(
+            f"{path} has format {header.get('format')!r}, expected {FORMAT!r}: write it by 'videopoet export'"
+        )
     return header, state
 
 

@@ -1,5 +1,6 @@
 """VideoPoet: one object that holds the tokenizers and the language model, and makes media."""
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +15,14 @@ from videopoet.models.token_lm import TokenLM
 from videopoet.sampling.autoregressive import generate
 from videopoet.sampling.request import Request
 from videopoet.sampling.rules import Draw, Guidance, Temperature
-from videopoet.tasks.base import Example, Layout, Task
+from videopoet.tasks.base import Example, Task, read_layout
 from videopoet.tasks.frame_prediction import FramePrediction
 from videopoet.tasks.image_to_video import ImageToVideo
 from videopoet.tasks.text_to_video import TextToVideo
 from videopoet.tasks.video_to_audio import VideoToAudio
 from videopoet.tokenizers.audio.codec import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
-from videopoet.vocabulary import Modality, Vocabulary
+from videopoet.vocabulary import Modality
 
 #: The model that ships with the package.
 SHIPPED = Path(__file__).parent / "shipped"
@@ -53,9 +54,9 @@ class Geometry:
 class VideoPoet:
     """Text, images, video and sound to video with sound.
 
-        poet = VideoPoet.from_pretrained()
-        media = poet.generate("text-to-video", [Request(prompt="a red ball falls")])[0]
-        write_media("ball.mp4", media)
+    poet = VideoPoet.from_pretrained()
+    media = poet.generate("text-to-video", [Request(prompt="a red ball falls")])[0]
+    write_media("ball.mp4", media)
     """
 
     def __init__(self, visual: VideoTokenizer, audio: AudioTokenizer, model: TokenLM):
@@ -115,7 +116,9 @@ class VideoPoet:
             media += self._media(TASKS[task], rows, ids)
         return media
 
-    def _draw(self, task: Task, requests: list[Request], draw: Draw, seed: int, progress) -> dict[Modality, torch.Tensor]:
+    def _draw(
+        self, task: Task, requests: list[Request], draw: Draw, seed: int, progress
+    ) -> dict[Modality, torch.Tensor]:
         blank = Example.blank(self.layout)
         texts = self.model.text([request.prompt for request in requests])
         none = self.model.text([""])[0]
@@ -222,19 +225,11 @@ class VideoPoet:
 
 def check_task(task: str, trained: tuple[str, ...]) -> None:
     """Raises ValueError naming the nearest task for an unknown one, and the trained ones for an untrained one."""
-    import difflib
-
     if task not in TASKS:
         near = difflib.get_close_matches(task, TASKS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
         raise ValueError(f"no task '{task}': {hint}")
     if task not in trained:
-        raise ValueError(f"this model was not trained for {task}, only for {', '.join(trained)}: train it or name another")
-
-
-def read_layout(facts: dict) -> Layout:
-    """A layout from the JSON beside a model."""
-    facts = dict(facts, vocabulary=Vocabulary(**facts["vocabulary"]), lattice=tuple(facts["lattice"]))
-    return Layout(**facts)
-
-
+        raise ValueError(
+            f"this model was not trained for {task}, only for {', '.join(trained)}: train it or name another"
+        )

@@ -62,7 +62,9 @@ class Segment:
             shown = torch.ones(len(ids), dtype=torch.bool)
         if not len(ids) == len(position) == len(shown):
             raise ValueError(f"a segment of {len(ids)} ids has {len(position)} positions and {len(shown)} shown flags")
-        return cls(ids=ids.long(), modality=modality, position=position, shown=shown, predicted=predicted, causal=causal)
+        return cls(
+            ids=ids.long(), modality=modality, position=position, shown=shown, predicted=predicted, causal=causal
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

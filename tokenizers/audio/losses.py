@@ -9,11 +9,11 @@ from torchaudio.transforms import MelSpectrogram
 
 
 class MultiScaleMel(nn.Module):
-    """Log-mel spectrograms at several window lengths, in units of 20 dB, floored.
+    """Mel spectrograms at several window lengths w (samples), with hop w / 4 and w / 16 (at most 80) bands.
 
-    Each window w (samples) gives an amplitude spectrogram with hop w / 4 and w / 16 (at most 80) mel bands, as
-    log10(amplitude + floor) where amplitude 1 is about a full-scale sine. The floor makes digital silence finite and
-    says which sounds count as silence: at -80 dB differences below a ten-thousandth of full scale do not matter.
+    `forward` gives amplitudes, where 1 is about a full-scale sine; `log` gives log10(amplitude + floor), in units of
+    20 dB. The floor makes digital silence finite and says which sounds count as silence: at -80 dB differences below a
+    ten-thousandth of full scale do not matter.
     """
 
     def __init__(
@@ -31,46 +31,54 @@ class MultiScaleMel(nn.Module):
         )
 
     def forward(self, audio: Tensor) -> list[Tensor]:
-        """Audio b 1 s -> one b bands frames per window, each value between log10(floor) and about 0."""
+        """Audio b 1 s -> one b bands frames per window: amplitudes from 0 to about 1."""
         with torch.autocast(audio.device.type, enabled=False):
             audio = audio.squeeze(1).float()
             # A full-scale sine peaks at window / 4 under a Hann window.
-            return [
-                torch.log10(scale(audio) * (4 / window) + self.floor)
-                for scale, window in zip(self.scales, self.windows)
-            ]
+            return [scale(audio) * (4 / window) for scale, window in zip(self.scales, self.windows)]
+
+    def log(self, amplitudes: Tensor) -> Tensor:
+        """Amplitudes of any shape -> units of 20 dB, from log10(floor) to about 0."""
+        return torch.log10(amplitudes + self.floor)
 
 
 class AudioLoss(NamedTuple):
-    """Scalars: total = the weighted sum; waveform and mel are the unweighted parts."""
+    """Scalars: total = the weighted sum; waveform, amplitude and log are the unweighted parts."""
 
     total: Tensor
     waveform: Tensor
-    mel: Tensor
+    amplitude: Tensor
+    log: Tensor
 
 
 class AudioReconstructionLoss(nn.Module):
-    """waveform_weight * L1(waveform) + mel_weight * mean over windows of (L1 + L2)(log-mel).
+    """waveform_weight * waveform + amplitude_weight * amplitude + log_weight * log, the last two over mel spectrograms.
 
-    The mel term carries the sound and does not ask for the phase; its L1 part fixes levels, silence included, and its
-    L2 part punishes large errors, such as a missed onset. The waveform term is relative to the level of the target
-    clip (never below `quiet`), because otherwise loud clips would own it; a silent clip divides by `quiet` and stays
-    finite.
+    - waveform: L1 of the samples, relative to the mean level of the target clip.
+    - amplitude: L1 of the mel amplitudes, relative to the same of the target: 1 if the reconstruction is silent. It
+      fixes the loudness of what is loud, where the others give way: the waveform term asks for the phase, and for
+      silence where the phase is not known; the log term trades the few loud bands for the many quiet ones.
+    - log: L1 + L2 of the log-mels. It fixes what is quiet, silence included.
 
-    Source: SoundStream §III-D, EnCodec §3.4, without the adversarial terms.
+    Relative to the target, because otherwise loud clips would own the loss. Levels count as at least `quiet`, which
+    keeps silent clips finite.
+
+    Source: EnCodec §3.4 and SoundStream §III-D, without the adversarial terms.
     """
 
     def __init__(
         self,
         mel: MultiScaleMel,
         waveform_weight: float = 0.1,
-        mel_weight: float = 1.0,
-        quiet: float = 0.01,  # mean amplitude
+        amplitude_weight: float = 0.5,
+        log_weight: float = 1.0,
+        quiet: float = 1e-3,  # mean amplitude
     ):
         super().__init__()
         self.mel = mel
         self.waveform_weight = waveform_weight
-        self.mel_weight = mel_weight
+        self.amplitude_weight = amplitude_weight
+        self.log_weight = log_weight
         self.quiet = quiet
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> AudioLoss:
@@ -80,13 +88,19 @@ class AudioReconstructionLoss(nn.Module):
                 f"reconstruction has shape {tuple(reconstruction.shape)}, target {tuple(target.shape)}: "
                 "crop the target to whole hops first"
             )
-        level = target.abs().mean(dim=(1, 2), keepdim=True).clamp(min=self.quiet)
-        waveform = ((reconstruction - target).abs() / level).mean()
         with torch.no_grad():
             target_mels = self.mel(target)
-        differences = [ours - theirs for ours, theirs in zip(self.mel(reconstruction), target_mels)]
-        mel = torch.stack([d.abs().mean() + d.square().mean() for d in differences]).mean()
-        return AudioLoss(self.waveform_weight * waveform + self.mel_weight * mel, waveform, mel)
+        pairs = list(zip(self.mel(reconstruction), target_mels))
+        waveform = self._relative(reconstruction, target)
+        amplitude = torch.stack([self._relative(ours, theirs) for ours, theirs in pairs]).mean()
+        differences = [self.mel.log(ours) - self.mel.log(theirs) for ours, theirs in pairs]
+        log = torch.stack([d.abs().mean() + d.square().mean() for d in differences]).mean()
+        total = self.waveform_weight * waveform + self.amplitude_weight * amplitude + self.log_weight * log
+        return AudioLoss(total, waveform, amplitude, log)
+
+    def _relative(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        level = target.abs().mean(dim=(1, 2)).clamp(min=self.quiet)
+        return ((reconstruction - target).abs().mean(dim=(1, 2)) / level).mean()
 
 
 def si_sdr(reconstruction: Tensor, target: Tensor) -> Tensor:
@@ -106,4 +120,4 @@ def si_sdr(reconstruction: Tensor, target: Tensor) -> Tensor:
 def mel_distance(reconstruction: Tensor, target: Tensor, mel: MultiScaleMel) -> Tensor:
     """Mean absolute difference of log-mel spectrograms in dB per clip (b 1 s -> b), averaged over windows."""
     pairs = zip(mel(reconstruction), mel(target))
-    return 20 * torch.stack([(ours - theirs).abs().mean(dim=(1, 2)) for ours, theirs in pairs]).mean(0)
+    return 20 * torch.stack([(mel.log(a) - mel.log(b)).abs().mean(dim=(1, 2)) for a, b in pairs]).mean(0)

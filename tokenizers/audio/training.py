@@ -15,9 +15,10 @@ from videopoet.tokenizers.schedule import warmup_cosine
 class AudioTokenizerTraining(LightningModule):
     """Trains `tokenizer` on clips with sound: reconstruction `loss` + the quantizer's commitment.
 
-    A batch has `.audio`, float b 1 s at the tokenizer's sample rate. The learning rate rises linearly over
-    `warmup_steps` and falls by a cosine until `trainer.max_steps`. AdamW without weight decay: weight norm already
-    fixes scales.
+    A batch has `.audio`, float b 1 s at the tokenizer's sample rate. With `segment` (samples) a step trains on a random
+    segment of each clip and passes over silent segments, see `sounding_segments`; validation takes whole clips.
+    The learning rate rises linearly over `warmup_steps` and falls by a cosine until `trainer.max_steps`. AdamW without
+    weight decay: weight norm already fixes scales.
 
     Logged on validation, under validation/: mel_distance (dB), si_sdr (dB, sounding clips only), silence_level (dB of
     full scale, silent clips only; -100 is digital silence), usage_<level> and perplexity_<level> over the whole
@@ -32,6 +33,7 @@ class AudioTokenizerTraining(LightningModule):
         loss: AudioReconstructionLoss,
         learning_rate: float = 3e-4,
         warmup_steps: int = 200,
+        segment: int | None = None,  # samples
         betas: tuple[float, float] = (0.5, 0.9),
         num_logged_clips: int = 4,
     ):
@@ -40,17 +42,18 @@ class AudioTokenizerTraining(LightningModule):
         self.loss = loss
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
+        self.segment = segment
         self.betas = betas
         self.num_logged_clips = num_logged_clips
 
     def training_step(self, batch, batch_index: int) -> Tensor:
-        target = self.tokenizer.crop(batch.audio)
+        audio = batch.audio if self.segment is None else sounding_segments(batch.audio, self.segment)
+        target = self.tokenizer.crop(audio)
         reconstruction = self.tokenizer(target)
         losses = self.loss(reconstruction.audio, target)
         total = losses.total + reconstruction.loss
-        parts = {"loss": total, "waveform": losses.waveform, "mel": losses.mel, "commitment": reconstruction.loss}
-        self.log_dict({f"train/{name}": part for name, part in parts.items()}, batch_size=len(target))
-        self.log_dict({f"train/{name}": value for name, value in reconstruction.metrics.items()})
+        parts = losses._asdict() | {"total": total, "commitment": reconstruction.loss} | reconstruction.metrics
+        self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()}, batch_size=len(target))
         self.log("loss", total, prog_bar=True, logger=False)
         return total
 
@@ -66,7 +69,7 @@ class AudioTokenizerTraining(LightningModule):
             counts += torch.bincount(codes.flatten(), minlength=len(counts))
         self._log_mean("validation/loss", self.loss(audio, target).total.expand(len(target)))
         self._log_mean("validation/mel_distance", mel_distance(audio, target, self.loss.mel), prog_bar=True)
-        sounding = target.flatten(1).square().mean(1).sqrt() > 1e-4  # -80 dB
+        sounding = is_sounding(target)
         self._log_mean("validation/si_sdr", si_sdr(audio, target)[sounding])
         level = audio[~sounding].flatten(1).square().mean(1).sqrt()
         self._log_mean("validation/silence_level", 20 * torch.log10(level + 1e-5))
@@ -91,7 +94,7 @@ class AudioTokenizerTraining(LightningModule):
         if not hasattr(writer, "add_audio") or not self.trainer.is_global_zero:
             return
         low, high = -4.0, 0.0  # log10 amplitude: -80 dB to full scale
-        pictures = [self.loss.mel(sound)[-1].flip(1) for sound in (target, audio)]
+        pictures = [self.loss.mel.log(self.loss.mel(sound)[-1]).flip(1) for sound in (target, audio)]
         for index, pair in enumerate(zip(*pictures)):
             image = ((torch.cat(pair) - low) / (high - low)).clamp(0, 1)[None]
             writer.add_image(f"validation/spectrogram_{index}", image, self.global_step)
@@ -104,3 +107,23 @@ class AudioTokenizerTraining(LightningModule):
         optimizer = AdamW(self.tokenizer.parameters(), self.learning_rate, self.betas, weight_decay=0.0)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, self.trainer.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def is_sounding(audio: Tensor) -> Tensor:
+    """Whether each clip of b 1 s has a root mean square above -80 dB of full scale, bool b."""
+    return audio.flatten(1).square().mean(1) > 1e-8
+
+
+def sounding_segments(audio: Tensor, num_samples: int) -> Tensor:
+    """One random segment of each clip, less the silent ones but for the first: b 1 s -> b' 1 num_samples, 1 <= b' <= b.
+
+    Where half of the clips are silent, half of the work would go into a sound that one clip a step teaches as well.
+    Raises ValueError if clips are shorter than a segment.
+    """
+    spare = audio.shape[2] - num_samples
+    if spare < 0:
+        raise ValueError(f"clips have {audio.shape[2]} samples, a segment takes {num_samples}: lower `segment`")
+    starts = torch.randint(0, spare + 1, (len(audio),)).tolist()
+    segments = torch.stack([clip[:, start : start + num_samples] for clip, start in zip(audio, starts)])
+    sounding = is_sounding(segments)
+    return segments[sounding | ((~sounding).cumsum(0) == 1)]

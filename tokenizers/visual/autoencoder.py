@@ -62,7 +62,9 @@ class VideoTokenizer(nn.Module):
         if codes.ndim != 4:
             raise ValueError(f"codes are (b, t, h, w), got {tuple(codes.shape)}")
         if codes.numel() and not 0 <= codes.min() <= codes.max() < self.codebook_size:
-            raise ValueError(f"codes span {codes.min()} to {codes.max()}, the tokenizer has {self.codebook_size} of them")
+            raise ValueError(
+                f"codes span {codes.min()} to {codes.max()}, the tokenizer has {self.codebook_size} of them"
+            )
         return self.decoder(self.quantizer.embed(codes)).float().clamp(-1, 1)
 
     def forward(self, video: Tensor) -> Reconstruction:

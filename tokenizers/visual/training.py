@@ -36,7 +36,9 @@ class VideoTokenizerTraining(lightning.LightningModule):
         pixels = self.pixel_loss(reconstruction.video, batch.video)
         self.log("train/pixels", pixels, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in reconstruction.metrics.items()})
-        return pixels + reconstruction.loss
+        loss = pixels + reconstruction.loss
+        self.log("train/loss", loss)
+        return loss
 
     def validation_step(self, batch, index: int) -> None:
         reconstruction = self.tokenizer(batch.video)

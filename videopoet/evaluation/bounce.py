@@ -76,7 +76,9 @@ def mean_scores(rows: list[dict[str, float]]) -> dict:
     return {"attribute_accuracy": float(np.mean(list(means.values()))), "attributes": means}
 
 
-def evaluate(poet, task: str, n: int, *, seed: int = 0, progress=None, **sampling) -> tuple[dict, list[Scene], list[Media]]:
+def evaluate(
+    poet, task: str, n: int, *, seed: int = 0, progress=None, **sampling
+) -> tuple[dict, list[Scene], list[Media]]:
     """Try one task on n held-out scenes with a `VideoPoet`.
 
     Returns the report (`attribute_accuracy`, `attributes`, `ceiling`, `n`), the scenes and the media made.

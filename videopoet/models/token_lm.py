@@ -75,4 +75,3 @@ class TokenLM(nn.Module):
         x = self.io.embed(ids)[:, None] + self.modality.weight[modality]
         mask = cache.shown[:, None, None, : cache.filled + 1]
         return self.transformer(x, position.expand(len(ids), 1, 3), mask, cache)[:, 0]
-

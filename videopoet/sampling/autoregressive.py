@@ -1,6 +1,7 @@
 """Autoregressive sampling: prefill the condition, then draw each target token from the ids its place allows."""
 
-from collections.abc import Callable, Sequence as Many
+from collections.abc import Callable
+from collections.abc import Sequence as Many
 
 import torch
 from torch import Tensor

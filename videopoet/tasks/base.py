@@ -65,8 +65,9 @@ class Layout:
     def audio(self, codes: Tensor) -> tuple[Tensor, Modality, Tensor]:
         """Codes (t, k) -> ids (k*t,) level by level, coarse to fine, modality, positions (time, level, 0)."""
         t, k = codes.shape
-        level, time = torch.meshgrid(torch.arange(k), torch.arange(t) * self.frames_per_audio_frame, indexing="ij")
-        position = torch.stack([time.flatten(), level.flatten(), torch.zeros(t * k)], -1).float()
+        level, frame = torch.meshgrid(torch.arange(k), torch.arange(t), indexing="ij")
+        time = frame * self.frames_per_audio_frame
+        position = torch.stack([time, level, torch.zeros_like(time)], -1).reshape(-1, 3)
         return self.vocabulary.from_audio(codes).T.flatten(), Modality.AUDIO, position
 
     def visual_codes(self, ids: Tensor) -> Tensor:
@@ -76,6 +77,11 @@ class Layout:
     def audio_codes(self, ids: Tensor) -> Tensor:
         """Inverse of `audio`: ids (..., k*t) -> codes (..., t, k)."""
         return self.vocabulary.to_audio(ids.unflatten(-1, (self.vocabulary.audio_levels, -1)).transpose(-1, -2))
+
+
+def read_layout(facts: dict) -> Layout:
+    """The layout from the facts that travel with a model, `dataclasses.asdict(layout)` as JSON."""
+    return Layout(**{**facts, "vocabulary": Vocabulary(**facts["vocabulary"]), "lattice": tuple(facts["lattice"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Frame prediction: the past given, the future made; applied again and again it continues a video.
 
-    <bos> <task> <bov_i> past <eov_i> <bov_o> | future <eov_o> <eos>
+<bos> <task> <bov_i> past <eov_i> <bov_o> | future <eov_o> <eos>
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Image (and text) to video with sound: the same output, hence the same task token, as text to video.
 
-    <bos> <task> <bot_i> text <eot_i> <bov_i> image <eov_i> <bov_o> | visual out <eov_o> <boa_o> audio out <eoa_o> <eos>
+<bos> <task> <bot_i> text <eot_i> <bov_i> image <eov_i> <bov_o> | visual out <eov_o> <boa_o> audio out <eoa_o> <eos>
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Text to video with sound; text to image is its head.
 
-    <bos> <task> <bot_i> text <eot_i> <bov_o> | visual out <eov_o> <boa_o> audio out <eoa_o> <eos>
-    <bos> <task> <bot_i> text <eot_i> <bov_o> | visual out of one latent frame                      (image)
+<bos> <task> <bot_i> text <eot_i> <bov_o> | visual out <eov_o> <boa_o> audio out <eoa_o> <eos>
+<bos> <task> <bot_i> text <eot_i> <bov_o> | visual out of one latent frame                      (image)
 """
 
 from dataclasses import dataclass

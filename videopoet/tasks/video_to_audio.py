@@ -1,6 +1,6 @@
 """Video to audio: the sound of a given clip.
 
-    <bos> <task> <bov_i> visual in <eov_i> <boa_o> | audio out <eoa_o> <eos>
+<bos> <task> <bov_i> visual in <eov_i> <boa_o> | audio out <eoa_o> <eos>
 """
 
 from dataclasses import dataclass

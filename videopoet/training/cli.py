@@ -20,6 +20,10 @@ class SpecCallback(Callback):
 class FitCLI(LightningCLI):
     """Models and data are named by `class_path`; a rich progress bar and a self-contained checkpoint come with it."""
 
+    def before_instantiate_classes(self) -> None:
+        if self.config.fit.trainer.enable_progress_bar is not False:
+            self.trainer_defaults["callbacks"] = [RichProgressBar()]
+
     def before_fit(self) -> None:
         model = self.config.fit.model.as_dict()
         self.trainer.callbacks.append(SpecCallback(model["init_args"][self.model.component]))
@@ -30,16 +34,15 @@ class FitCLI(LightningCLI):
             print(f"next: videopoet export {best.last_model_path} --out PART.safetensors")
 
 
-def fit(arguments: list[str]) -> None:
+def fit(arguments: list[str]) -> FitCLI:
     """Run `fit` with LightningCLI arguments, e.g. `["-c", "configs/demo/lm.yaml", "--trainer.max_steps=10"]`."""
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # `videopoet` read the command line
-    FitCLI(
+    return FitCLI(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [RichProgressBar()]},
         args=["fit", *arguments],
     )

@@ -1,0 +1,137 @@
+"""Tiny real components: every class of the demo at the smallest size, untrained, built once."""
+
+import dataclasses
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+from videopoet import component
+from videopoet.data.bounce import Scene
+from videopoet.pipeline import TASKS, VideoPoet
+from videopoet.tasks.base import Example, Layout, Text
+from videopoet.tokenizers.text.sentencepiece import train_sentencepiece
+from videopoet.training.export import portable
+from videopoet.vocabulary import Vocabulary
+
+torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+
+NETWORK = {
+    "dimension": 6,
+    "channels": 8,
+    "multipliers": [1, 2, 2],
+    "strides": [[2, 2, 2], [2, 2, 2]],
+    "num_blocks": 1,
+    "patch": 2,
+}
+VISUAL = {
+    "class_path": "videopoet.tokenizers.visual.autoencoder.VideoTokenizer",
+    "init_args": {
+        "encoder": {"class_path": "videopoet.tokenizers.visual.cnn.Encoder", "init_args": NETWORK},
+        "quantizer": {
+            "class_path": "videopoet.tokenizers.quantizers.lookup_free.LookupFreeQuantizer",
+            "init_args": {"num_bits": 6},
+        },
+        "decoder": {"class_path": "videopoet.tokenizers.visual.cnn.Decoder", "init_args": NETWORK},
+        "stride": [4, 8, 8],
+    },
+}
+AUDIO = {
+    "class_path": "videopoet.tokenizers.audio.codec.AudioTokenizer",
+    "init_args": {
+        "sample_rate": 16000,
+        "ratios": [8, 5, 5, 8],
+        "num_filters": 2,
+        "dimension": 8,
+        "num_lstm_layers": 0,
+        "levels": 2,
+        "codebook_size": 16,
+    },
+}
+VOCABULARY = Vocabulary(visual_size=64, audio_levels=2, audio_codes=16)
+LAYOUT = Layout(
+    vocabulary=VOCABULARY,
+    lattice=(5, 2, 2),
+    frame_stride=4,
+    audio_frames=21,
+    frames_per_audio_frame=17 / 21,
+    text_length=32,
+)
+FACTORED = {"class_path": "videopoet.models.token_io.Factored",
+            "init_args": {"vocabulary_size": VOCABULARY.size, "width": 32, "visual_start": 256, "visual_size": 64}}  # fmt: skip
+FLAT = {"class_path": "videopoet.models.token_io.Flat", "init_args": {"vocabulary_size": VOCABULARY.size, "width": 32}}
+
+
+def lm_spec(text_model: str | None, io: dict = FACTORED) -> dict:
+    """A language model of a few thousand parameters over LAYOUT."""
+    text = {
+        "sentencepiece": text_model,
+        "vocabulary_size": 256,
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "ff": 32,
+        "length": 32,
+    }
+    return {
+        "class_path": "videopoet.models.token_lm.TokenLM",
+        "init_args": {
+            "transformer": {
+                "class_path": "videopoet.models.transformer.Transformer",
+                "init_args": {"width": 32, "layers": 2, "heads": 2},
+            },
+            "io": io,
+            "text_encoder": {"class_path": "videopoet.tokenizers.text.t5.TrainedT5", "init_args": text},
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def text_model(tmp_path_factory) -> str:
+    """A SentencePiece model of captions of the built-in world."""
+    path = tmp_path_factory.mktemp("text") / "text.model"
+    train_sentencepiece([c for seed in range(60) for c in Scene.sample(seed).captions()], path, 256)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory, text_model):
+    """A folder with the three components, as `videopoet export` writes them: 16 x 16 pixels, untrained."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    for name, spec in (("visual", VISUAL), ("audio", AUDIO)):
+        component.save(folder / f"{name}.safetensors", spec, component.instantiate(spec).state_dict())
+    facts = {
+        "layout": dataclasses.asdict(LAYOUT),
+        "tasks": list(TASKS),
+        "fingerprints": {n: component.read_fingerprint(folder / f"{n}.safetensors") for n in ("visual", "audio")},
+        "frames": 17,
+        "fps": 8.0,
+        "height": 16,
+        "width": 16,
+        "sample_rate": 16000,
+    }
+    spec = lm_spec(text_model)
+    component.save(folder / "lm.safetensors", portable(spec), component.instantiate(spec).state_dict(), facts)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def poet(shipped) -> VideoPoet:
+    return VideoPoet.from_pretrained(shipped)
+
+
+@pytest.fixture
+def example() -> Example:
+    """A whole sample with random codes and 5 text tokens."""
+    g = torch.Generator().manual_seed(3)
+    shown = torch.arange(LAYOUT.text_length) < 5
+    ids = torch.randint(3, 60, (LAYOUT.text_length,), generator=g) * shown
+    return Example(
+        text=Text(ids=ids, shown=shown),
+        video=torch.randint(0, 64, LAYOUT.lattice, generator=g),
+        audio=torch.randint(0, 16, (LAYOUT.audio_frames, 2), generator=g),
+        key="sample",
+    )

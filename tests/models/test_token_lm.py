@@ -1,0 +1,154 @@
+"""The network: no leakage, cached decoding equals the full forward, factorised and flat loss and sampling agree."""
+
+import pytest
+import torch
+from conftest import FACTORED, FLAT, LAYOUT, VOCABULARY, lm_spec
+
+from videopoet import component
+from videopoet.models.token_io import Factored
+from videopoet.pipeline import TASKS
+from videopoet.sampling.autoregressive import generate, row_generators
+from videopoet.sampling.rules import Draw, Guidance, Temperature, TopK, TopP
+from videopoet.sequence import Batch, Sequence
+from videopoet.tasks.base import Example
+from videopoet.vocabulary import Modality
+
+ALL_TASKS = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+
+
+@pytest.fixture(scope="module", params=[FACTORED, FLAT], ids=["factored", "flat"])
+def model(request, text_model):
+    torch.manual_seed(0)
+    return component.instantiate(lm_spec(text_model, request.param)).eval()
+
+
+def batch_of(task, *examples) -> Batch:
+    return Batch.of([Sequence.of(task.segments(e, LAYOUT)) for e in examples])
+
+
+@ALL_TASKS
+def test_no_leakage_from_later_tokens(model, task, example):
+    """The state that predicts target i has zero gradient with respect to the input of every later position."""
+    batch = batch_of(task, example)
+    x = model.embed(batch).detach().requires_grad_()
+    hidden = model.transformer(x, batch.position, batch.attention())
+    start = len(Sequence.whole(task.condition(example, LAYOUT)))
+    n = hidden.shape[1]
+    for i in {start - 1, (start + n) // 2, n - 2}:
+        (gradient,) = torch.autograd.grad(hidden[0, i].sum(), x, retain_graph=True)
+        assert gradient[0, i + 1 :].abs().max() == 0
+        assert gradient[0, 0].abs().max() > 0
+
+
+def test_padding_is_invisible(model, example):
+    batch = batch_of(TASKS["text-to-video"], example)
+    hidden = model.hidden(batch)
+    padding = batch.document == 0
+    changed = Batch(**{**vars(batch), "inputs": torch.where(padding, 7, batch.inputs)})
+    assert padding.any()
+    torch.testing.assert_close(model.hidden(changed)[~padding], hidden[~padding])
+
+
+@ALL_TASKS
+def test_cached_decoding_equals_the_full_forward(model, task, example):
+    with torch.inference_mode():
+        batch = batch_of(task, example)
+        full = model.hidden(batch)
+        condition = Batch.of([Sequence.whole(task.condition(example, LAYOUT))])
+        start = condition.inputs.shape[1]
+        hidden, cache = model.prefill(condition, batch.inputs.shape[1])
+        torch.testing.assert_close(hidden, full[:, start - 1], atol=1e-5, rtol=1e-4)
+        for i in range(start, batch.inputs.shape[1]):
+            modality = Modality(int(batch.modality[0, i]))
+            hidden = model.step(batch.inputs[:, i], modality, batch.position[0, i], cache)
+            torch.testing.assert_close(hidden, full[:, i], atol=1e-5, rtol=1e-4)
+
+
+def test_image_logits_are_the_video_s_first_frame(model, example):
+    image, video = (model.hidden(batch_of(TASKS[t], example)) for t in ("text-to-image", "text-to-video"))
+    torch.testing.assert_close(video[:, : image.shape[1]], image, atol=1e-5, rtol=1e-4)
+
+
+def test_factored_probabilities_sum_to_one():
+    torch.manual_seed(0)
+    io, hidden = Factored(VOCABULARY.size, 32, 256, 64), torch.randn(1, 32)
+    visual = torch.arange(256, 320)
+    loss = io.loss(hidden.expand(64, -1), visual)
+    torch.testing.assert_close((-loss).exp().sum(), torch.tensor(1.0))
+    others = torch.cat([torch.arange(256), torch.arange(320, VOCABULARY.size)])
+    torch.testing.assert_close((-io.loss(hidden.expand(len(others), -1), others)).exp().sum(), torch.tensor(1.0))
+
+
+def test_factored_sampling_follows_its_loss():
+    torch.manual_seed(0)
+    io, hidden = Factored(VOCABULARY.size, 32, 256, 64), torch.randn(1, 32) * 3
+    drawn = io.sample(hidden.expand(4000, -1), VOCABULARY.visual(), Draw(), row_generators(0, 4000))
+    share = torch.bincount(drawn - 256, minlength=64) / 4000
+    expected = (-io.loss(hidden.expand(64, -1), torch.arange(256, 320))).exp()
+    assert (share - expected).abs().max() < 0.03
+
+
+def test_chunked_loss_equals_whole(model, example, monkeypatch):
+    batch = batch_of(TASKS["text-to-video"], example, example)
+    whole = model.loss(batch)
+    monkeypatch.setattr("videopoet.models.token_io.CHUNK", 7)
+    torch.testing.assert_close(model.loss(batch).total, whole.total)
+    assert set(whole.by_modality) == {"visual", "audio"}
+
+
+def run(model, task, examples, draw, seed=0):
+    none = model.text([""])[0]
+    return generate(
+        model,
+        [task.condition(e, LAYOUT) for e in examples],
+        [task.condition(Example(text=none, video=e.video, audio=e.audio), LAYOUT) for e in examples],
+        task.target(Example.blank(LAYOUT), LAYOUT),
+        VOCABULARY,
+        draw,
+        seed,
+    )
+
+
+@ALL_TASKS
+def test_sampled_ids_are_legal_and_reproducible(model, task, example):
+    draw = Draw(filters=(Temperature(value=0.8), TopK(k=9), TopP(p=0.9)))
+    made = run(model, task, [example], draw)
+    lengths = {s.modality: len(s.ids) for s in task.target(example, LAYOUT) if s.predicted}
+    assert {m: ids.shape[1] for m, ids in made.items()} == lengths
+    if Modality.VISUAL in made:
+        LAYOUT.visual_codes(made[Modality.VISUAL])
+    if Modality.AUDIO in made:
+        LAYOUT.audio_codes(made[Modality.AUDIO])
+    again = run(model, task, [example], draw)
+    assert all(torch.equal(again[m], made[m]) for m in made)
+
+
+def test_a_row_does_not_depend_on_its_batch(model, example):
+    task, draw = TASKS["text-to-video"], Draw(guidance=Guidance(scale=2.0))
+    both = run(model, task, [example, example], draw, seed=5)
+    second = run(model, task, [example], draw, seed=6)
+    assert torch.equal(both[Modality.VISUAL][1:], second[Modality.VISUAL])
+    assert not torch.equal(both[Modality.VISUAL][0], both[Modality.VISUAL][1])
+
+
+def test_guidance_one_is_none(model, example):
+    task = TASKS["text-to-video"]
+    plain, guided = (run(model, task, [example], Draw(guidance=g)) for g in (None, Guidance(scale=1.0)))
+    assert all(torch.equal(plain[m], guided[m]) for m in plain)
+
+
+def test_image_tokens_are_the_video_s_first_under_one_seed(model, example):
+    draw = Draw(guidance=Guidance(scale=2.0))
+    image, video = (run(model, TASKS[t], [example], draw, seed=3) for t in ("text-to-image", "text-to-video"))
+    ids = image[Modality.VISUAL]
+    assert torch.equal(ids, video[Modality.VISUAL][:, : ids.shape[1]])
+
+
+def test_filters():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    assert torch.isfinite(TopK(k=2)(logits)).tolist() == [[True, True, False, False]]
+    assert torch.isfinite(TopP(p=0.7)(logits)).tolist() == [[True, True, False, False]]
+    assert torch.isfinite(TopP(p=0.1)(logits)).sum() == 1
+    for bad in (lambda: Temperature(value=0), lambda: TopK(k=0), lambda: TopP(p=1.5)):
+        with pytest.raises(ValueError, match="must be"):
+            bad()

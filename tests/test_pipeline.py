@@ -1,0 +1,143 @@
+"""From a request to media, on tiny untrained components."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from videopoet import component
+from videopoet.data.bounce import Scene
+from videopoet.data.media import Media
+from videopoet.pipeline import TASKS, VideoPoet
+from videopoet.sampling.request import Request
+from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
+
+SCENE = Scene.sample(5)
+
+
+def request_of(task: str) -> Request:
+    clip = SCENE.render(17, 8, 32)
+    return {
+        "text-to-video": Request(prompt="a red circle"),
+        "text-to-image": Request(prompt="a red circle"),
+        "image-to-video": Request(prompt="a red circle", image=clip[0]),
+        "frame-prediction": Request(video=Media(video=clip[:9], fps=8.0)),
+        "video-to-audio": Request(video=Media(video=clip, fps=8.0)),
+    }[task]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_makes_media_of_its_shape(poet, task):
+    tokens = []
+    media = poet.generate(task, [request_of(task)] * 2, progress=tokens.append)
+    frames = 1 if task == "text-to-image" else 17
+    assert [m.video.shape for m in media] == [(frames, 16, 16, 3)] * 2 and media[0].video.dtype == np.uint8
+    sounds = task in ("text-to-video", "image-to-video", "video-to-audio")
+    assert (media[0].audio is not None) == sounds
+    if sounds:
+        assert media[0].audio.shape == (1, 34000) and np.abs(media[0].audio).max() <= 1
+    assert sum(tokens) > 0 and sum(tokens) % 2 == 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_seed_reproduces_and_rows_are_independent(poet, task):
+    request = request_of(task)
+    both = poet.generate(task, [request, request], seed=4)
+    second = poet.generate(task, [request], seed=5)[0]
+    assert np.array_equal(both[1].video, second.video)
+    if second.audio is not None:
+        np.testing.assert_allclose(both[1].audio, second.audio, atol=1e-5)
+
+
+def test_the_image_is_the_first_frame_of_the_video(poet):
+    request = Request(prompt="a red circle")
+    image, video = (poet.generate(task, [request], seed=2)[0] for task in ("text-to-image", "text-to-video"))
+    difference = np.abs(image.video[0].astype(int) - video.video[0])
+    assert difference.max() <= 1, "same tokens, decoded alone and as the head of a clip"
+
+
+def test_prediction_keeps_what_was_given(poet):
+    given = request_of("frame-prediction")
+    made = poet.generate("frame-prediction", [given])[0]
+    assert np.array_equal(made.video[:9], poet._fit(given.video.video))
+    longer = poet.generate("frame-prediction", [Request(video=made)])[0]
+    assert len(longer.video) == 25, "applied again it goes on"
+
+
+def test_reconstruction_has_the_shape_of_the_original(poet):
+    clip = Media(video=SCENE.render(17, 8, 16), fps=8.0, audio=SCENE.sound(17, 8)[None])
+    back = poet.reconstruct([clip])[0]
+    assert back.video.shape == clip.video.shape and back.audio.shape == clip.audio.shape
+
+
+@pytest.mark.parametrize(
+    "task, request_, message",
+    [
+        ("text-to-vidoe", Request(), "did you mean text-to-video"),
+        ("text-to-video", Request(prompt=3), "a prompt is a text"),
+        ("text-to-video", Request(prompt="red circle " * 40), "the limit is 32: shorten it"),
+        ("image-to-video", Request(prompt="x"), "needs an image"),
+        ("frame-prediction", Request(), "needs a video"),
+        ("frame-prediction", Request(video=Media(video=SCENE.render(4, 8, 16), fps=8.0)), "4 frames at 8 fps, 9 are needed"),
+        ("video-to-audio", Request(video=Media(video=SCENE.render(9, 8, 16), fps=8.0)), "9 frames at 8 fps, 17 are needed"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(poet, task, request_, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        poet.generate(task, [request_])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_untrained_task_is_refused(shipped):
+    poet = VideoPoet.from_pretrained(shipped)
+    poet.tasks = ("text-to-video",)
+    with pytest.raises(ValueError, match="not trained for video-to-audio, only for text-to-video"):
+        poet.generate("video-to-audio", [request_of("video-to-audio")])
+
+
+def test_tokenizers_of_another_run_are_refused(shipped, tmp_path):
+    shutil.copytree(shipped, tmp_path / "model")
+    spec, state = _parts(shipped / "visual.safetensors")
+    state = {k: v + 1 if k == "encoder.conv_in.bias" else v for k, v in state.items()}
+    component.save(tmp_path / "model" / "visual.safetensors", spec, state)
+    with pytest.raises(ValueError, match="was trained on tokens of the visual tokenizer"):
+        VideoPoet.from_pretrained(tmp_path / "model")
+
+
+# --- components
+
+
+def _parts(path):
+    header, state = component._read(path)
+    return json.loads(header["spec"]), state
+
+
+def test_a_component_round_trips(shipped, tmp_path):
+    spec, state = _parts(shipped / "visual.safetensors")
+    component.save(tmp_path / "again.safetensors", spec, state)
+    again = component.load(tmp_path / "again.safetensors", VideoTokenizer)
+    first = component.load(shipped / "visual.safetensors")
+    assert again.fingerprint == first.fingerprint == component.read_fingerprint(tmp_path / "again.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), first.state_dict().values()))
+
+
+def test_misfits_are_refused_in_one_line(shipped, tmp_path):
+    spec, state = _parts(shipped / "visual.safetensors")
+    cases = {
+        "no checkpoint": tmp_path / "absent.safetensors",
+        "not a safetensors file": tmp_path / "text.safetensors",
+        "does not fit the configured VideoTokenizer": tmp_path / "small.safetensors",
+        "is not part of videopoet: refusing": tmp_path / "hostile.safetensors",
+    }
+    cases["not a safetensors file"].write_text("hello")
+    component.save(cases["does not fit the configured VideoTokenizer"], spec, dict(list(state.items())[1:]))
+    component.save(cases["is not part of videopoet: refusing"], {"class_path": "os.system", "init_args": {"command": "true"}}, {})
+    for message, path in cases.items():
+        with pytest.raises(ValueError, match=message) as caught:
+            component.load(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="holds a VideoTokenizer, expected a AudioTokenizer"):
+        component.load(shipped / "visual.safetensors", AudioTokenizer)

@@ -1,0 +1,178 @@
+"""The visual tokenizer: strictly causal, an image is a clip of one frame, codes round-trip; on random and trained weights."""
+
+import pytest
+import torch
+from conftest import VISUAL
+
+from videopoet import component
+from videopoet.data.bounce import Scene
+from videopoet.data.transforms import video_to_float
+from videopoet.pipeline import SHIPPED
+from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
+from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
+from videopoet.tokenizers.visual.causal import depth_to_space, repeat_to, space_to_depth
+from videopoet.tokenizers.visual.cnn import Decoder, Encoder
+
+PUBLISHED = {"dimension": 8, "channels": 4, "num_blocks": 1}  # the paper's four levels and strides, narrow
+
+
+def narrow_published() -> VideoTokenizer:
+    return VideoTokenizer(Encoder(**PUBLISHED), LookupFreeQuantizer(8), Decoder(**PUBLISHED))
+
+
+def shipped() -> VideoTokenizer:
+    return component.load(SHIPPED / "visual.safetensors", VideoTokenizer)
+
+
+@pytest.fixture(scope="module", params=[narrow_published, lambda: component.instantiate(VISUAL), shipped],
+                ids=["published", "patchified", "shipped"])  # fmt: skip
+def tokenizer(request) -> VideoTokenizer:
+    torch.manual_seed(0)
+    model = request.param().eval()
+    for parameter in model.parameters():  # the adaptive norms start as the identity: make them do something
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def clip() -> torch.Tensor:
+    scenes = (Scene.sample(seed).render(9, 8, 32) for seed in (1, 2))
+    return torch.stack([video_to_float(scene) for scene in scenes])
+
+
+def test_lattice(tokenizer, clip):
+    codes = tokenizer.encode(clip)
+    assert codes.shape == (2, 3, 4, 4) and codes.dtype == torch.int64
+    assert 0 <= codes.min() and codes.max() < tokenizer.codebook_size
+    assert tokenizer.decode(codes).shape == clip.shape
+
+
+def test_an_image_is_the_first_frame(tokenizer, clip):
+    assert torch.equal(tokenizer.encode(clip)[:, :1], tokenizer.encode(clip[:, :, :1]))
+
+
+def test_a_prefix_of_codes_decodes_to_a_prefix_of_frames(tokenizer, clip):
+    codes = tokenizer.encode(clip)
+    whole = tokenizer.decode(codes)
+    for latent_frames, frames in ((1, 1), (2, 5)):
+        torch.testing.assert_close(tokenizer.decode(codes[:, :latent_frames]), whole[:, :, :frames], atol=1e-5, rtol=0)
+
+
+def test_encoder_gradient_from_later_frames_is_zero(tokenizer, clip):
+    video = clip[:1].clone().requires_grad_()
+    latents = tokenizer.latents(video)
+    for latent, frames in ((0, 1), (1, 5)):
+        (gradient,) = torch.autograd.grad(latents[:, :, latent].abs().sum(), video, retain_graph=True)
+        assert gradient[:, :, frames:].abs().max() == 0
+        assert (gradient[:, :, :frames].abs().amax(dim=(0, 1, 3, 4)) > 0).all(), "a frame is not seen"
+
+
+def test_decoder_gradient_from_later_latents_is_zero(tokenizer, clip):
+    latents = tokenizer.quantizer.embed(tokenizer.encode(clip[:1])).requires_grad_()
+    video = tokenizer.decoder(latents)
+    for frame, latent in ((0, 0), (1, 1), (4, 1), (5, 2)):
+        (gradient,) = torch.autograd.grad(video[:, :, frame].abs().sum(), latents, retain_graph=True)
+        assert gradient[:, :, latent].abs().max() > 0
+        assert latent == 2 or gradient[:, :, latent + 1 :].abs().max() == 0
+
+
+def test_every_input_frame_influences_some_latent(tokenizer, clip):
+    video = clip[:1].clone().requires_grad_()
+    tokenizer.latents(video).abs().sum().backward()
+    assert (video.grad.abs().amax(dim=(0, 1, 3, 4)) > 0).all()
+
+
+def test_training_treats_an_image_as_evaluation_does(tokenizer, clip):
+    """In training an image takes the two-dimensional fast path: same numbers, same gradients."""
+    image, latents = clip[:, :, :1], {}
+    for mode in (True, False):
+        tokenizer.encoder.train(mode)
+        latents[mode] = tokenizer.latents(image)
+    tokenizer.eval()
+    torch.testing.assert_close(latents[True], latents[False], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("frames, height, hint", [(16, 32, "use 13 or 17"), (2, 32, "use 1 or 5"), (9, 30, "resize")])
+def test_shapes_that_do_not_fit_are_refused(frames, height, hint):
+    with pytest.raises(ValueError, match=hint):
+        narrow_published().encode(torch.zeros(1, 3, frames, height, 32))
+
+
+def test_codes_out_of_range_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="codes span 0 to"):
+        tokenizer.decode(torch.tensor([0, tokenizer.codebook_size]).reshape(1, 1, 1, 2))
+
+
+def test_rearrangements_are_inverse_and_follow_the_drop_rule():
+    x = torch.randn(1, 3, 5, 4, 4)
+    assert torch.equal(depth_to_space(space_to_depth(x, 2), (1, 2, 2)), x)
+    assert depth_to_space(torch.randn(1, 8, 3, 2, 2), (2, 2, 2)).shape == (1, 1, 5, 4, 4)
+    latents = torch.arange(3.0).reshape(1, 1, 3, 1, 1)
+    assert repeat_to(latents, torch.Size((1, 1, 9, 2, 2)))[0, 0, :, 0, 0].tolist() == [0, 1, 1, 1, 1, 2, 2, 2, 2]
+
+
+# --- the quantizer
+
+
+@pytest.mark.parametrize("num_bits", [1, 6, 18, 40])
+def test_codes_round_trip(num_bits):
+    quantizer = LookupFreeQuantizer(num_bits).eval()
+    latents, codes, _, _ = quantizer(torch.randn(2, num_bits, 3, 4, 4))
+    assert torch.equal(quantizer.embed(codes), latents)
+    assert torch.equal(quantizer(latents).codes, codes)
+
+
+def test_least_significant_bit_first():
+    z = torch.tensor([0.4, -1.0, 2.0]).reshape(1, 3, 1, 1, 1)
+    assert LookupFreeQuantizer(3).eval()(z).codes.item() == 5
+
+
+def test_entropies_equal_the_full_table():
+    """Closed form and groups against the softmax over all 2^6 codes, `p(c|z) ~ exp(2 z.c / temperature)`."""
+    torch.manual_seed(0)
+    quantizer = LookupFreeQuantizer(6, temperature=0.7)
+    z = torch.randn(5, 6, 1, 2, 2)
+    metrics = quantizer(z).metrics
+    scaled = torch.nn.functional.normalize(z, dim=1).movedim(1, -1).reshape(-1, 6) * 6**0.5
+    table = quantizer.embed(torch.arange(64).reshape(64, 1, 1, 1)).reshape(64, 6)
+    p = (2 * scaled @ table.T / 0.7).softmax(-1)
+    torch.testing.assert_close(metrics["token_entropy"], -(p * p.log()).sum(-1).mean())
+    torch.testing.assert_close(metrics["batch_entropy"], -(p.mean(0) * p.mean(0).log()).sum(), atol=1e-4, rtol=1e-4)
+
+
+def test_grouped_batch_entropy_bounds_the_joint():
+    torch.manual_seed(0)
+    z = torch.randn(4, 6, 1, 3, 3)
+    joint, grouped = (LookupFreeQuantizer(6, temperature=1.0, bits_per_group=g)(z).metrics for g in (6, 2))
+    assert grouped["batch_entropy"] >= joint["batch_entropy"] - 1e-5
+
+
+def test_gradient_passes_straight_through():
+    z = torch.randn(2, 6, 1, 2, 2, requires_grad=True)
+    LookupFreeQuantizer(6, commitment_weight=0, entropy_weight=0)(z).latents.square().sum().backward()
+    assert z.grad.abs().max() > 0
+
+
+def test_entropy_weight_is_annealed():
+    quantizer = LookupFreeQuantizer(4, anneal_ratio=3.0, anneal_steps=10)
+    scales = []
+    for _ in range(12):
+        scales.append(quantizer.entropy_scale())
+        quantizer(torch.randn(1, 4, 1, 2, 2))
+    assert scales[0] == 3.0 and scales[5] == 2.0 and scales[-1] == 1.0
+
+
+def test_a_fixed_batch_is_learned(clip):
+    torch.manual_seed(0)
+    model = component.instantiate(VISUAL)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(15):
+        reconstruction = model(clip)
+        loss = (reconstruction.video - clip).square().mean()
+        (loss + reconstruction.loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]

@@ -1,0 +1,37 @@
+"""`videopoet fit | export`: train any part, ship what was trained."""
+
+import argparse
+from pathlib import Path
+
+
+def add(commands) -> None:
+    fit = commands.add_parser(
+        "fit",
+        add_help=False,
+        help="train a tokenizer or the language model (LightningCLI)",
+        description="Arguments go to Lightning's CLI: -c FILE, --trainer.max_steps=N, --ckpt_path=last, --help.",
+    )
+    fit.set_defaults(run=run_fit, passes_rest=True)
+
+    export = commands.add_parser(
+        "export",
+        help="turn a training checkpoint into one safetensors file",
+        epilog="example: videopoet export out/runs/lm/last.ckpt --out my_model/lm.safetensors",
+    )
+    export.add_argument("checkpoint", type=Path, metavar="CKPT")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE")
+    export.add_argument("--full-precision", action="store_true", help="keep float32 (default: store float16)")
+    export.set_defaults(run=run_export)
+
+
+def run_fit(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from videopoet.training.cli import fit
+
+    fit(rest)
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    from videopoet.training.export import export
+
+    size = export(arguments.checkpoint, arguments.out, half=not arguments.full_precision)
+    print(f"{arguments.out}: {size / 1e6:.1f} MB")
