@@ -69,11 +69,19 @@ class Mixture(Dataset):
         name, visit = self.schedule(step)
         size = self.batch_sizes[name]
         start = (visit * self.world_size + self.rank) * size
-        indices = sample_indices(len(self.reader), self.seed, start, size)
-        rng = np.random.default_rng((self.seed, step, self.rank))
         task = self.shares[name].task
+        samples = self.with_sound if "audio" in task.needs else range(len(self.reader))
+        if not samples:
+            raise ValueError(f"no sample of {self.reader.folder} has what {name} needs: set its weight or its sound to 0")
+        indices = [samples[i] for i in sample_indices(len(samples), self.seed, start, size)]
+        rng = np.random.default_rng((self.seed, step, self.rank))
         sequences = [Sequence.of(task.segments(self.example(i, rng), self.layout)) for i in indices]
         return Batch.of(sequences, task=name, step=step)
+
+    @cached_property
+    def with_sound(self) -> list[int]:
+        """Samples that have audio tokens."""
+        return self.reader.having("audio")
 
     @cached_property
     def batch_sizes(self) -> dict[str, int]:

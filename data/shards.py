@@ -168,6 +168,11 @@ class ShardReader:
                 record[field] = self._content(number, member)
         return record
 
+    def having(self, field: str) -> list[int]:
+        """Samples that have a field, in order. Reads the headers of every shard, no contents."""
+        fields = ({_field_name(m.name) for m in self._locate(index)[1][1]} for index in range(len(self)))
+        return [index for index, present in enumerate(fields) if field in present]
+
     def where(self, index: int) -> str:
         """Shard file and key of a sample, for messages."""
         number, (key, _) = self._locate(index)

@@ -150,7 +150,7 @@ def test_files_to_continuation(shipped, text_model, tmp_path, monkeypatch, capsy
         (tmp_path / "model" / f"{part}.safetensors").write_bytes((shipped / f"{part}.safetensors").read_bytes())
     main(["export", "run/last.ckpt", "--out", "model/lm.safetensors"])
     main(["sample", "continuation", "--video", "files/a.mp4", "--out", "x.mp4", "--model", "model"])
-    assert read_media("x.mp4").video.shape == (24, 16, 16, 3)
+    assert read_media("x.mp4").video.shape == (28, 16, 16, 3)
     error = fails(capsys, "sample", "text-to-video", "--prompt", "x", "--out", "y.mp4", "--model", "model")
     assert "not trained for text-to-video, only for frame-prediction" in error
 

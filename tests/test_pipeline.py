@@ -134,7 +134,8 @@ def test_misfits_are_refused_in_one_line(shipped, tmp_path):
     }
     cases["not a safetensors file"].write_text("hello")
     component.save(cases["does not fit the configured VideoTokenizer"], spec, dict(list(state.items())[1:]))
-    component.save(cases["is not part of videopoet: refusing"], {"class_path": "os.system", "init_args": {"command": "true"}}, {})
+    hostile = {"class_path": "os.system", "init_args": {"command": "true"}}
+    component.save(cases["is not part of videopoet: refusing"], hostile, {})
     for message, path in cases.items():
         with pytest.raises(ValueError, match=message) as caught:
             component.load(path)

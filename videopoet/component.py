@@ -62,6 +62,11 @@ def load(path: str | Path, expect: type[nn.Module] | None = None) -> nn.Module:
     return module.eval()
 
 
+def load_into(module: nn.Module, path: str | Path) -> None:
+    """Start a module from a shipped component's weights. Raises ValueError where they do not fit it."""
+    fit(module, _read(path)[1], str(path))
+
+
 def read_fingerprint(path: str | Path) -> str:
     """The fingerprint of a shipped component, without building it."""
     header, state = _read(path)
@@ -95,9 +100,14 @@ def fit(module: nn.Module, state: dict[str, Tensor], name: str) -> None:
 
 
 def fingerprint(spec: str, state: dict[str, Tensor]) -> str:
-    """16 hex digits that change with the class, its arguments or any weight."""
-    digest = hashlib.sha256(spec.encode())
-    for name in sorted(state):
+    """16 hex digits that change with whatever determines a tokenizer's codes: class, arguments and weights.
+
+    A decoder is left out: it may be trained further without making tokens, or models of them, stale.
+    """
+    parts = json.loads(spec)
+    parts["init_args"] = {name: value for name, value in (parts.get("init_args") or {}).items() if name != "decoder"}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for name in sorted(name for name in state if not name.startswith("decoder.")):
         tensor = state[name].detach().contiguous().cpu()
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())

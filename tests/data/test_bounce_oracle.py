@@ -16,8 +16,9 @@ def _assert_right(accuracy: dict[str, float], least: float) -> None:
     assert min(accuracy.values()) >= least, accuracy
 
 
-def test_right_on_clean_renders():
-    _assert_right(measure(range(150), "train"), 0.99)
+@pytest.mark.parametrize("first", [0, 50, 100])
+def test_right_on_clean_renders(first):
+    _assert_right(measure(range(first, first + 50), "train"), 0.99)
 
 
 def test_right_after_h264_and_aac():

@@ -132,5 +132,5 @@ def test_text_belongs_to_its_sample(tokens):
 def test_shards_of_other_tokenizers_are_refused(tokens, shipped):
     module = MixtureDataModule(str(tokens), SHARES, {"visual": str(shipped / "visual.safetensors")})
     module.tokenize = tokenize
-    with pytest.raises(ValueError, match="made by the visual tokenizer aa, the configured one is [0-9a-f]{16}: run"):
+    with pytest.raises(ValueError, match=r"made by the visual tokenizer aa, the configured one is [0-9a-f]{16}: run"):
         module.metadata()

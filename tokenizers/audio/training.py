@@ -52,7 +52,7 @@ class AudioTokenizerTraining(LightningModule):
         reconstruction = self.tokenizer(target)
         losses = self.loss(reconstruction.audio, target)
         total = losses.total + reconstruction.loss
-        parts = losses._asdict() | {"total": total, "commitment": reconstruction.loss} | reconstruction.metrics
+        parts = losses._asdict() | {"loss": total, "commitment": reconstruction.loss} | reconstruction.metrics
         self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()}, batch_size=len(target))
         self.log("loss", total, prog_bar=True, logger=False)
         return total

@@ -5,13 +5,17 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from videopoet import component
 from videopoet.models.token_lm import TokenLM
 from videopoet.sequence import Batch
 from videopoet.tokenizers.schedule import warmup_cosine
 
 
 class TokenLMTraining(lightning.LightningModule):
-    """AdamW with linear warm-up and cosine decay; logs the loss of each task and modality, and tokens per second."""
+    """AdamW with linear warm-up and cosine decay; logs the loss of each task and modality.
+
+    start_from: a shipped language model whose weights (and SentencePiece pieces) training starts from.
+    """
 
     component = "model"  # the part that is exported
 
@@ -22,9 +26,12 @@ class TokenLMTraining(lightning.LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.05,
         warmup_steps: int = 200,
+        start_from: str | None = None,
     ):
         super().__init__()
         self.model = model
+        if start_from is not None:
+            component.load_into(model, start_from)
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
         self.warmup_steps = warmup_steps
 
@@ -50,6 +57,12 @@ class TokenLMTraining(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["metadata"] = self.metadata
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Raises ValueError where the checkpoint was trained on tokens of other tokenizers."""
+        before, now = checkpoint["metadata"]["fingerprints"], self.metadata["fingerprints"]
+        if before != now:
+            raise ValueError(f"the checkpoint was trained on tokens of {before}, the shards are of {now}: use those it had")
 
     def configure_optimizers(self):
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]
