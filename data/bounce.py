@@ -4,18 +4,12 @@ One or two shapes move on a grey background by exact kinematics (``bounce_motion
 (``bounce_sound``), captions say what happens (``bounce_captions``), and ``bounce_oracle`` reads it all back from pixels
 and samples. A fixed set of (shape, colour, motion) combinations, ``HELD_OUT``, never occurs in the training split.
 
-    python -m videopoet.data.bounce out/world --num-scenes 2000 --seed 0 --split train --size 64
+    videopoet world out/world --num-scenes 2000 --seed 0 --split train --size 64
 """
 
-import argparse
-import json
 import math
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -336,81 +330,3 @@ def _readable(objects: tuple[Body, ...]) -> bool:
     shared = np.clip(np.minimum(halves.sum(axis=0) - apart, 2 * halves.min(axis=0)), 0.0, None).prod(axis=1)
     hidden = shared / (4 * halves.prod(axis=1).min())
     return hidden[0] == 0 and hidden.max() <= 0.5 and np.count_nonzero(hidden) <= CLIP_FRAMES // 3
-
-
-def write_scene(seed: int, out: Path, split: Split, frames: int, fps: float, size: int) -> Path:
-    """Write one scene as ``{split}-{seed:08d}.mp4`` (H.264, AAC) and its ``.json`` sidecar; return the mp4's path."""
-    from videopoet.data.media import Media, write_media
-
-    scene = Scene.sample(seed, split)
-    path = out / f"{split}-{seed:08d}.mp4"
-    # The sidecar goes first: an interrupted run may leave a caption without its video, never a video without a caption.
-    sidecar, part = path.with_suffix(".json"), path.with_suffix(".json.part")
-    part.write_text(json.dumps({"captions": scene.captions(), "bounce": scene.attributes()}, indent=1))
-    os.replace(part, sidecar)
-    write_media(
-        path,
-        Media(
-            video=scene.render(frames, fps, size),
-            fps=float(fps),
-            audio=scene.sound(frames, fps)[None],
-            sample_rate=bounce_sound.SAMPLE_RATE,
-        ),
-    )
-    return path
-
-
-def write_world(
-    out: Path,
-    num_scenes: int,
-    seed: int = 0,
-    split: Split = "train",
-    frames: int = CLIP_FRAMES,
-    fps: float = CLIP_FPS,
-    size: int = 64,
-    workers: int = 1,
-) -> None:
-    """Write the scenes of seeds ``seed .. seed + num_scenes - 1`` into the folder ``out``, on ``workers`` processes."""
-    from rich.progress import track
-
-    if num_scenes < 1 or size < 16 or size % 2:
-        raise ValueError(f"{num_scenes} scenes of {size} pixels: need at least 1 scene and an even size of at least 16")
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write = partial(write_scene, out=out, split=split, frames=frames, fps=fps, size=size)
-    seeds = range(seed, seed + num_scenes)
-    if workers <= 1:
-        for _ in track(map(write, seeds), description=f"{split} scenes", total=num_scenes):
-            pass
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        for _ in track(pool.map(write, seeds, chunksize=16), description=f"{split} scenes", total=num_scenes):
-            pass
-
-
-def main() -> None:
-    """Command line: write a folder of scenes."""
-    parser = argparse.ArgumentParser(
-        description="Write scenes of the built-in world as mp4 files with caption sidecars.",
-        epilog="example: python -m videopoet.data.bounce out/world --num-scenes 2000 --seed 0 --split train --size 64",
-    )
-    parser.add_argument("out", type=Path, help="folder to write into")
-    parser.add_argument("--num-scenes", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene; the others count up from it")
-    parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--frames", type=int, default=CLIP_FRAMES)
-    parser.add_argument("--fps", type=float, default=CLIP_FPS)
-    parser.add_argument("--size", type=int, default=64, help="width and height in pixels")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    arguments = parser.parse_args()
-    try:
-        write_world(**vars(arguments))
-    except ValueError as error:
-        raise SystemExit(f"bounce: {error}") from None
-    print(f"{arguments.num_scenes} scenes in {arguments.out}; next: videopoet shards build {arguments.out} --out DIR")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from videopoet.data.captions import LISTING, Caption, read_listing, read_sidecars
 from videopoet.data.media import stream_media
+from videopoet.data.progress import bar
 from videopoet.data.schema import Clip, MediaManifest
 from videopoet.data.shards import ShardWriter
 from videopoet.data.transforms import ResizeCrop, audio_to_int16
@@ -186,12 +185,10 @@ def _cut(job: tuple) -> list[Clip | Rejection]:
 
 
 def _run(jobs: list[tuple], workers: int) -> Iterator[Clip | Rejection]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task("files", total=len(jobs))
+    with bar("files", total=len(jobs)) as advance:
         for results in _in_order(jobs, workers):
             yield from results
-            progress.advance(task)
+            advance(1)
 
 
 def _in_order(jobs: list[tuple], workers: int) -> Iterator[Iterable[Clip | Rejection]]:

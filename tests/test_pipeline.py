@@ -124,6 +124,17 @@ def test_a_component_round_trips(shipped, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), first.state_dict().values()))
 
 
+def test_eight_bits_are_close_and_leave_the_codes_alone(shipped, tmp_path):
+    spec, state = _parts(shipped / "visual.safetensors")
+    component.save(tmp_path / "small.safetensors", spec, state, int8="decoder.")
+    small, whole = component.load(tmp_path / "small.safetensors"), component.load(shipped / "visual.safetensors")
+    assert (tmp_path / "small.safetensors").stat().st_size < 0.85 * (shipped / "visual.safetensors").stat().st_size
+    assert small.fingerprint == whole.fingerprint
+    for (name, a), b in zip(small.state_dict().items(), whole.state_dict().values()):
+        step = b.abs().amax() / 127 if name.startswith("decoder.") else 0
+        assert ((a - b).abs() <= step).all(), name
+
+
 def test_misfits_are_refused_in_one_line(shipped, tmp_path):
     spec, state = _parts(shipped / "visual.safetensors")
     cases = {

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 FORMAT = "videopoet-component-1"
+SCALE = ".int8_scale"  # suffix of the tensor beside one stored in 8 bits
 
 
 def instantiate(spec):
@@ -30,15 +31,29 @@ def instantiate(spec):
 
 
 def save(
-    path: str | Path, spec: dict, state: dict[str, Tensor], metadata: dict | None = None, half: bool = True
+    path: str | Path,
+    spec: dict,
+    state: dict[str, Tensor],
+    metadata: dict | None = None,
+    *,
+    half: bool = True,
+    int8: str | None = None,
 ) -> None:
-    """Write a component whole or not at all. `half`: store floating-point weights as float16.
+    """Write a component whole or not at all.
 
     metadata: JSON-able facts that travel along (a layout, the fingerprints of tokenizers, training steps).
+    half: store floating-point weights as float16.
+    int8: store the matrices and kernels whose name starts so in 8 bits, with a scale per output channel.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}
+    tensors = {}
+    for name, tensor in state.items():
+        if int8 is not None and name.startswith(int8) and tensor.is_floating_point() and tensor.ndim > 1:
+            tensors[name], tensors[name + SCALE] = _to_int8(tensor)
+        else:
+            tensors[name] = tensor.half() if half and tensor.is_floating_point() else tensor
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     header = {"format": FORMAT, "spec": json.dumps(spec), "metadata": json.dumps(metadata or {})}
     part = path.with_name(path.name + ".part")
     try:
@@ -46,6 +61,12 @@ def save(
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """float (o, ...) -> int8 (o, ...), scales float32 (o, 1, ...): weight = int8 * scale to within half a step."""
+    scale = weight.float().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-12) / 127
+    return (weight / scale).round().to(torch.int8), scale
 
 
 def load(path: str | Path, expect: type[nn.Module] | None = None) -> nn.Module:
@@ -80,14 +101,15 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            stored = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
     if header.get("format") != FORMAT:
         raise ValueError(
             f"{path} has format {header.get('format')!r}, expected {FORMAT!r}: write it by 'videopoet export'"
         )
-    return header, state
+    scales = {name: stored.pop(name + SCALE) for name in list(stored) if name + SCALE in stored}
+    return header, {name: t * scales[name] if name in scales else t for name, t in stored.items()}
 
 
 def fit(module: nn.Module, state: dict[str, Tensor], name: str) -> None:

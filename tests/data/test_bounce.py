@@ -21,8 +21,8 @@ from videopoet.data.bounce import (
     Scene,
     coverage,
     half_extent,
-    write_world,
 )
+from videopoet.data.bounce_files import write_world
 from videopoet.data.bounce_motion import DIRECTIONS, GRAVITY, MOTION_KINDS, RESTITUTION, Bounce, Fall
 
 SCENES = [Scene.sample(seed, split) for split in ("train", "heldout") for seed in range(300)]

@@ -60,7 +60,7 @@ def add(commands) -> None:
 
 
 def run_world(arguments: argparse.Namespace) -> None:
-    from videopoet.data.bounce import write_world
+    from videopoet.data.bounce_files import write_world
 
     a = arguments
     write_world(a.out, a.num_scenes, a.seed, a.split, size=a.size, workers=a.workers)

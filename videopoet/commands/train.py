@@ -21,6 +21,7 @@ def add(commands) -> None:
     export.add_argument("checkpoint", type=Path, metavar="CKPT")
     export.add_argument("--out", type=Path, required=True, metavar="FILE")
     export.add_argument("--full-precision", action="store_true", help="keep float32 (default: store float16)")
+    export.add_argument("--int8", metavar="PREFIX", help="store the weights whose name starts so in 8 bits, e.g. decoder.")
     export.set_defaults(run=run_export)
 
 
@@ -33,5 +34,6 @@ def run_fit(arguments: argparse.Namespace, rest: list[str]) -> None:
 def run_export(arguments: argparse.Namespace) -> None:
     from videopoet.training.export import export
 
-    size = export(arguments.checkpoint, arguments.out, half=not arguments.full_precision)
-    print(f"{arguments.out}: {size / 1e6:.1f} MB")
+    a = arguments
+    size = export(a.checkpoint, a.out, half=not a.full_precision, int8=a.int8)
+    print(f"{a.out}: {size / 1e6:.1f} MB")

@@ -8,7 +8,7 @@ import torch
 from videopoet import component
 
 
-def export(checkpoint: str | Path, out: str | Path, half: bool = True) -> int:
+def export(checkpoint: str | Path, out: str | Path, *, half: bool = True, int8: str | None = None) -> int:
     """Write the trained part of a checkpoint as a component and return its size in bytes.
 
     With weight averaging the averaged weights are what the checkpoint holds as its own. The written file is loaded
@@ -25,7 +25,7 @@ def export(checkpoint: str | Path, out: str | Path, half: bool = True) -> int:
     prefix = part["name"] + "."
     state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     facts = {"steps": content["global_step"], **content.get("metadata", {})}
-    component.save(out, portable(part["spec"]), state, facts, half)
+    component.save(out, portable(part["spec"]), state, facts, half=half, int8=int8)
     component.load(out)
     return Path(out).stat().st_size
 
