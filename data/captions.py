@@ -42,7 +42,10 @@ def read_listing(folder: Path) -> dict[str, Caption]:
 
 
 def read_sidecars(path: Path) -> Caption:
-    """Captions of `path` from `path.json` and `path.txt` (one caption a line); ValueError if one cannot be read."""
+    """Captions of `path` from `path.json` and `path.txt` (one caption a line); ValueError if one cannot be read.
+
+    In JSON they stand under "caption", "text" or, several, under "captions".
+    """
     caption = Caption()
     sidecar = path.with_suffix(".json")
     if sidecar.is_file():
@@ -73,8 +76,9 @@ def _parse(text: str, where: str) -> dict[str, Any]:
 
 def _caption(entry: dict[str, Any], where: str) -> Caption:
     texts = entry.pop("captions", [])
-    if "caption" in entry:
-        texts = [entry.pop("caption"), *texts]
+    for name in ("caption", "text"):
+        if name in entry and isinstance(texts, list):
+            texts = [entry.pop(name), *texts]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f'{where}: "caption" must be a text and "captions" a list of texts')
     return Caption(texts=tuple(dict.fromkeys(filter(None, (text.strip() for text in texts)))), extra=entry)

@@ -61,6 +61,8 @@ class Mixture(Dataset):
 
     def __init__(self, reader: ShardReader, layout: Layout, tokenize, shares: dict[str, Share], *, seed: int,
                  tokens_per_batch: int, drop_text: float, world_size: int = 1, rank: int = 0):  # fmt: skip
+        if not layout.audio_frames:  # a corpus without sound: tasks that cannot do without are left out
+            shares = {name: share for name, share in shares.items() if "audio" not in share.task.needs(layout)}
         self.reader, self.layout, self.tokenize, self.shares = reader, layout, tokenize, shares
         self.schedule, self.seed, self.drop_text = Schedule(shares, seed), seed, drop_text
         self.tokens_per_batch, self.world_size, self.rank = tokens_per_batch, world_size, rank
@@ -70,9 +72,7 @@ class Mixture(Dataset):
         size = self.batch_sizes[name]
         start = (visit * self.world_size + self.rank) * size
         task = self.shares[name].task
-        samples = self.with_sound if "audio" in task.needs else range(len(self.reader))
-        if not samples:
-            raise ValueError(f"no sample of {self.reader.folder} has what {name} needs: set its weight or its sound to 0")
+        samples = self.with_sound if "audio" in task.needs(self.layout) else range(len(self.reader))
         indices = [samples[i] for i in sample_indices(len(samples), self.seed, start, size)]
         rng = np.random.default_rng((self.seed, step, self.rank))
         sequences = [Sequence.of(task.segments(self.example(i, rng), self.layout)) for i in indices]
@@ -156,7 +156,8 @@ class MixtureDataModule(StepDataModule):
         """What must travel with a model trained on this: layout, tasks, fingerprints and the clip's geometry."""
         manifest = self._reader(self.tokens).manifest
         geometry = {k: getattr(manifest, k) for k in ("frames", "fps", "height", "width", "sample_rate")}
-        tasks = sorted(name for name, share in self.shares.items() if share.weight)
+        counts = self._mixture(self.tokens, 0.0, 1, 0).schedule.counts
+        tasks = {name: self.shares[name].task.spec() for name, count in counts.items() if count}
         layout = asdict(self._layout(manifest))
         return {"layout": layout, "tasks": tasks, "fingerprints": dict(manifest.fingerprints), **geometry}
 

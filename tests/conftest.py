@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -10,8 +11,12 @@ import torch
 
 from videopoet import component
 from videopoet.data.bounce import Scene
+from videopoet.data.schema import Clip, MediaManifest
+from videopoet.data.shards import ShardWriter
+from videopoet.data.transforms import audio_to_int16
 from videopoet.pipeline import TASKS, VideoPoet
 from videopoet.tasks.base import Example, Layout, Text
+from videopoet.token_shards import tokenize_shards
 from videopoet.tokenizers.text.sentencepiece import train_sentencepiece
 from videopoet.training.export import portable
 from videopoet.vocabulary import Vocabulary
@@ -105,7 +110,7 @@ def shipped(tmp_path_factory, text_model):
         component.save(folder / f"{name}.safetensors", spec, component.instantiate(spec).state_dict())
     facts = {
         "layout": dataclasses.asdict(LAYOUT),
-        "tasks": list(TASKS),
+        "tasks": {name: task.spec() for name, task in TASKS.items()},
         "fingerprints": {n: component.read_fingerprint(folder / f"{n}.safetensors") for n in ("visual", "audio")},
         "frames": 17,
         "fps": 8.0,
@@ -115,6 +120,29 @@ def shipped(tmp_path_factory, text_model):
     }
     spec = lm_spec(text_model)
     component.save(folder / "lm.safetensors", portable(spec), component.instantiate(spec).state_dict(), facts)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Media shards of six scenes, 16 x 16 pixels, the last without sound."""
+    folder = tmp_path_factory.mktemp("world") / "shards"
+    with ShardWriter(folder, prefix="clips") as writer:
+        for seed in range(6):
+            scene = Scene.sample(seed)
+            audio = None if seed == 5 else audio_to_int16(scene.sound(17, 8))
+            clip = Clip(key="", video=scene.render(17, 8, 16), audio=audio, captions=scene.captions())
+            writer.write(f"{seed}", clip.record())
+        writer.finish(MediaManifest(fps=8.0, frames=17, height=16, width=16, sample_rate=16000))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world_tokens(tmp_path_factory, world, shipped) -> Path:
+    """The same six scenes through the tiny tokenizers."""
+    folder = tmp_path_factory.mktemp("world_tokens") / "shards"
+    visual, audio = (component.load(shipped / f"{name}.safetensors") for name in ("visual", "audio"))
+    tokenize_shards(world, folder, visual, audio, batch_size=4)
     return folder
 
 

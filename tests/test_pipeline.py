@@ -78,6 +78,9 @@ def test_reconstruction_has_the_shape_of_the_original(poet):
     [
         ("text-to-vidoe", Request(), "did you mean text-to-video"),
         ("text-to-video", Request(prompt=3), "a prompt is a text"),
+        ("text-to-video", "a red circle", "a prompt is a text"),
+        ("image-to-video", Request(image="first.png"), "an image is an array"),
+        ("frame-prediction", Request(video="in.mp4"), "a video is a Media"),
         ("text-to-video", Request(prompt="red circle " * 40), "the limit is 32: shorten it"),
         ("image-to-video", Request(prompt="x"), "needs an image"),
         ("frame-prediction", Request(), "needs a video"),
@@ -93,7 +96,7 @@ def test_bad_requests_are_refused_in_one_line(poet, task, request_, message):
 
 def test_an_untrained_task_is_refused(shipped):
     poet = VideoPoet.from_pretrained(shipped)
-    poet.tasks = ("text-to-video",)
+    poet.tasks = {"text-to-video": TASKS["text-to-video"]}
     with pytest.raises(ValueError, match="not trained for video-to-audio, only for text-to-video"):
         poet.generate("video-to-audio", [request_of("video-to-audio")])
 
@@ -141,12 +144,12 @@ def test_misfits_are_refused_in_one_line(shipped, tmp_path):
         "no checkpoint": tmp_path / "absent.safetensors",
         "not a safetensors file": tmp_path / "text.safetensors",
         "does not fit the configured VideoTokenizer": tmp_path / "small.safetensors",
-        "is not part of videopoet: refusing": tmp_path / "hostile.safetensors",
+        "is not a part of a model: refusing": tmp_path / "hostile.safetensors",
     }
     cases["not a safetensors file"].write_text("hello")
     component.save(cases["does not fit the configured VideoTokenizer"], spec, dict(list(state.items())[1:]))
     hostile = {"class_path": "os.system", "init_args": {"command": "true"}}
-    component.save(cases["is not part of videopoet: refusing"], hostile, {})
+    component.save(cases["is not a part of a model: refusing"], hostile, {})
     for message, path in cases.items():
         with pytest.raises(ValueError, match=message) as caught:
             component.load(path)

@@ -117,3 +117,11 @@ def test_one_batch_has_one_length(example):
     short, long = (Sequence.of(TextToVideo(image=i).segments(example, LAYOUT)) for i in (True, False))
     with pytest.raises(ValueError, match="one sequence length"):
         Batch.of([short, long])
+
+
+@pytest.mark.parametrize("name", ["text-to-video", "image-to-video"])
+def test_a_corpus_without_sound_has_none_to_write(name, example):
+    silent = dataclasses.replace(LAYOUT, audio_frames=0)
+    segments = TASKS[name].segments(dataclasses.replace(example, audio=None), silent)
+    assert Modality.AUDIO not in {segment.modality for segment in segments}
+    assert segments[-1].ids.tolist() == [Control.EOS]

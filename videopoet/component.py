@@ -11,12 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+BUILDABLE = ("videopoet.tokenizers.", "videopoet.models.", "videopoet.tasks.")
 FORMAT = "videopoet-component-1"
 SCALE = ".int8_scale"  # suffix of the tensor beside one stored in 8 bits
 
 
 def instantiate(spec):
-    """Rebuild `{"class_path": ..., "init_args": {...}}`, nested to any depth. Only classes of this package are built."""
+    """Rebuild `{"class_path": ..., "init_args": {...}}`, nested to any depth. Only parts of models are built."""
     if isinstance(spec, list):
         return [instantiate(item) for item in spec]
     if not isinstance(spec, dict):
@@ -24,10 +25,15 @@ def instantiate(spec):
     if "class_path" not in spec:
         return {name: instantiate(value) for name, value in spec.items()}
     module, _, name = spec["class_path"].rpartition(".")
-    if module.split(".")[0] != "videopoet":
-        raise ValueError(f"class {spec['class_path']} is not part of videopoet: refusing to build it from a file")
+    if not spec["class_path"].startswith(BUILDABLE):
+        raise ValueError(f"{spec['class_path']} is not a part of a model: refusing to build it from a file")
     arguments = {name: instantiate(value) for name, value in (spec.get("init_args") or {}).items()}
-    return getattr(importlib.import_module(module), name)(**arguments)
+    try:
+        cls = getattr(importlib.import_module(module), name)
+        assert isinstance(cls, type)
+        return cls(**arguments)
+    except (ImportError, AttributeError, AssertionError, TypeError) as error:
+        raise ValueError(f"{spec['class_path']} cannot be built as the file says ({error})") from None
 
 
 def save(
@@ -83,9 +89,11 @@ def load(path: str | Path, expect: type[nn.Module] | None = None) -> nn.Module:
     return module.eval()
 
 
-def load_into(module: nn.Module, path: str | Path) -> None:
-    """Start a module from a shipped component's weights. Raises ValueError where they do not fit it."""
-    fit(module, _read(path)[1], str(path))
+def load_into(module: nn.Module, path: str | Path) -> dict:
+    """Start a module from a shipped component's weights; returns its metadata. Raises ValueError on a misfit."""
+    header, state = _read(path)
+    fit(module, state, str(path))
+    return json.loads(header["metadata"])
 
 
 def read_fingerprint(path: str | Path) -> str:
@@ -104,7 +112,7 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             stored = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
-    if header.get("format") != FORMAT:
+    if header.get("format") != FORMAT or not {"spec", "metadata"} <= set(header):
         raise ValueError(
             f"{path} has format {header.get('format')!r}, expected {FORMAT!r}: write it by 'videopoet export'"
         )

@@ -1,7 +1,7 @@
 """VideoPoet: one object that holds the tokenizers and the language model, and makes media."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class VideoPoet:
                 )
         self.layout = read_layout(facts["layout"])
         self.geometry = Geometry(**{k: facts[k] for k in ("frames", "fps", "height", "width", "sample_rate")})
-        self.tasks = tuple(facts["tasks"])
+        self.tasks: dict[str, Task] = {name: component.instantiate(spec) for name, spec in facts["tasks"].items()}
 
     @classmethod
     def from_pretrained(cls, folder: str | Path = SHIPPED) -> "VideoPoet":
@@ -107,13 +107,13 @@ class VideoPoet:
         Raises ValueError for an unknown or untrained task and for requests that lack what the task needs.
         """
         check_task(task, self.tasks)
-        if any(not isinstance(request.prompt, str) for request in requests):
-            raise ValueError("a prompt is a text: pass Request(prompt='...')")
+        for request in requests:
+            check_request(request)
         media = []
         for start in range(0, len(requests), ROWS):
             rows = requests[start : start + ROWS]
-            ids = self._draw(TASKS[task], rows, draw, seed + start, progress)
-            media += self._media(TASKS[task], rows, ids)
+            ids = self._draw(self.tasks[task], rows, draw, seed + start, progress)
+            media += self._media(self.tasks[task], rows, ids)
         return media
 
     def _draw(
@@ -122,7 +122,7 @@ class VideoPoet:
         blank = Example.blank(self.layout)
         texts = self.model.text([request.prompt for request in requests])
         none = self.model.text([""])[0]
-        guided = "text" in task.needs
+        guided = "text" in task.needs(self.layout)
         examples = [self._example(task, r, replace(blank, text=t)) for r, t in zip(requests, texts)]
         last = 0
 
@@ -182,10 +182,20 @@ class VideoPoet:
         else:
             videos = [self._fit(request.video.video)[: self.geometry.frames] for request in requests]
         geometry = self.geometry
+        if isinstance(task, FramePrediction):
+            audio = [self._given_sound(request.video, len(video)) for request, video in zip(requests, videos)]
         return [
             Media(video=video, fps=geometry.fps, audio=sound, sample_rate=geometry.sample_rate)
             for video, sound in zip(videos, audio)
         ]
+
+    def _given_sound(self, media: Media, frames: int) -> np.ndarray | None:
+        """The sound of the given video, then silence under the frames that were added."""
+        if media.audio is None:
+            return None
+        samples = round(frames / self.geometry.fps * self.geometry.sample_rate)
+        sound = media.audio[:, :samples]
+        return np.pad(sound, ((0, 0), (0, samples - sound.shape[1])))
 
     def _frames(self, task: Task, requests: list[Request], codes: torch.Tensor) -> list[np.ndarray]:
         """Codes -> uint8 frames. Predicted frames are decoded after the codes of the past and appended to the given."""
@@ -223,7 +233,18 @@ class VideoPoet:
         return read_image(path)
 
 
-def check_task(task: str, trained: tuple[str, ...]) -> None:
+def check_request(request: Request) -> None:
+    """Raises ValueError where a request is not what it should be."""
+    if not isinstance(request, Request) or not isinstance(request.prompt, str):
+        raise ValueError("a prompt is a text: pass a list of Request(prompt='...')")
+    image = request.image
+    if image is not None and not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3):
+        raise ValueError("an image is an array uint8 (h, w, 3): read a file with poet.read_image(path)")
+    if request.video is not None and not isinstance(request.video, Media):
+        raise ValueError("a video is a Media: read a file with poet.read_video(path)")
+
+
+def check_task(task: str, trained: Iterable[str]) -> None:
     """Raises ValueError naming the nearest task for an unknown one, and the trained ones for an untrained one."""
     if task not in TASKS:
         near = difflib.get_close_matches(task, TASKS, 1)

@@ -146,6 +146,9 @@ class Batch:
         same = self.document[:, None, :] == self.document[:, :, None]
         return (earlier & same)[:, None]
 
-    def to(self, device) -> "Batch":
+    def to(self, device, non_blocking: bool = False) -> "Batch":
+        """The same batch on a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        return Batch(
+            **{k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v for k, v in moved.items()}
+        )

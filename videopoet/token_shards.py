@@ -1,5 +1,6 @@
 """Media shards -> token shards: every clip once through the tokenizers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,22 @@ def tokenize_shards(
     """Encode every clip of the media shards in `folder` and write token shards to `out`, whole or not at all.
 
     Members per sample: `visual.npy` (t, h, w) and `audio.npy` (t, k) in the smallest unsigned type, captions in `json`.
-    The manifest carries the tokenizers' fingerprints. Raises ValueError where a tokenizer does not fit the clips.
+    The manifest carries the tokenizers' fingerprints, and `audio_frames` 0 where no clip has sound. Raises ValueError
+    where a tokenizer does not fit the clips.
     """
     reader = ShardReader(folder, "media")
     manifest = token_manifest(reader.manifest, visual, audio)
+    heard = False  # whether any clip has sound
     kinds = smallest_unsigned(visual.codebook_size), smallest_unsigned(audio.codebook_size)
     with ShardWriter(out, prefix="tokens", max_samples=samples_per_shard, overwrite=overwrite) as writer:
         with bar("clips", total=len(reader)) as advance:
             for start in range(0, len(reader), batch_size):
                 records = [reader[i] for i in range(start, min(start + batch_size, len(reader)))]
                 for record, fields in zip(records, _encode(records, visual, audio, kinds)):
+                    heard |= "audio" in fields
                     writer.write(record["__key__"], {**fields, "json": record["json"]})
                 advance(len(records))
-        return writer.finish(manifest)
+        return writer.finish(manifest if heard else replace(manifest, audio_frames=0))
 
 
 def token_manifest(media: MediaManifest, visual: VideoTokenizer, audio: AudioTokenizer) -> TokenManifest:

@@ -1,5 +1,6 @@
 """The mixture: a schedule that is a pure function of the step, and batches that say what the task says."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -127,6 +128,14 @@ def test_text_belongs_to_its_sample(tokens):
     code = batch.targets[batch.targets != IGNORE].reshape(len(batch.inputs), -1)[:, 0] - 256
     words = (batch.document * (batch.modality == Modality.TEXT)).sum(1) - 1
     assert torch.equal(words, code + 1)
+
+
+def test_a_silent_corpus_trains_on_what_needs_no_sound(tokens):
+    reader = ShardReader(tokens, "tokens")
+    layout = dataclasses.replace(layout_of(reader.manifest, LAYOUT.text_length), audio_frames=0)
+    silent = Mixture(reader, layout, tokenize, SHARES, seed=1, tokens_per_batch=300, drop_text=0.0)
+    assert set(silent.schedule.counts) == set(TASKS) - {"video-to-audio"}
+    assert all(Modality.AUDIO not in silent[step].modality for step in range(10))
 
 
 def test_shards_of_other_tokenizers_are_refused(tokens, shipped):

@@ -232,3 +232,10 @@ def test_sentencepiece_errors_leave_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="5 bytes are not a SentencePiece model"):
         load_sentencepiece(b"hello")
+
+
+def test_captions_to_train_on_are_cut(encoder):
+    long = " ".join(["circle"] * (LENGTH + 5))
+    ids, mask = encoder.tokenize([long], truncate=True)
+    assert ids.shape == (1, LENGTH) and mask.all()
+    assert ids[0, -1] == encoder.pieces_of("")[-1], "the end token stays"

@@ -48,11 +48,11 @@ class TextEncoder(nn.Module, ABC):
     def stores(self, key: str) -> bool:
         """Whether the weight `key` of `encoder` belongs in a state dict."""
 
-    def tokenize(self, texts: Sequence[str]) -> TextTokens:
+    def tokenize(self, texts: Sequence[str], truncate: bool = False) -> TextTokens:
         """Ids and mask of a batch of prompts, on the CPU; "" is the empty prompt, `</s>` alone.
 
         Raises ValueError for anything but a list of strings, and for a prompt longer than the slot: cutting it would
-        drop what the prompt asks for without saying so.
+        drop what the prompt asks for without saying so. Captions to train on are cut instead, with `truncate`.
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"prompts must be a list of strings, not {_kind(texts)}")
@@ -60,6 +60,8 @@ class TextEncoder(nn.Module, ABC):
         mask = torch.zeros(len(texts), self.length, dtype=torch.bool)
         for row, text in enumerate(texts):
             pieces = self.pieces_of(text)
+            if truncate and len(pieces) > self.length:
+                pieces = [*pieces[: self.length - 1], pieces[-1]]
             if len(pieces) > self.length:
                 raise ValueError(f"prompt has {len(pieces)} text tokens, the limit is {self.length}: shorten it")
             ids[row, : len(pieces)] = torch.tensor(pieces)

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from videopoet.commands.sample import best_device
+
 
 def add(commands) -> None:
     world = commands.add_parser("world", help="write scenes of the built-in world as mp4 files with captions")
@@ -29,7 +31,7 @@ def add(commands) -> None:
     build.add_argument("--fps", type=float, default=8.0, help="frames per second of the clips (default 8)")
     build.add_argument("--size", type=int, default=64, help="pixels per side after resize and centre crop (default 64)")
     build.add_argument("--sample-rate", type=int, default=16000, help="Hz (default 16000)")
-    build.add_argument("--clips-per-file", type=int, help="at most so many clips of one file")
+    build.add_argument("--clips-per-file", type=positive, help="at most so many clips of one file")
     build.add_argument("--workers", type=int, default=0, help="processes (default 0: in this one)")
     build.add_argument("--overwrite", action="store_true", help="replace shards that are there")
     build.set_defaults(run=run_build)
@@ -54,9 +56,16 @@ def add(commands) -> None:
     tokenize.add_argument("--out", type=Path, required=True, metavar="DIR")
     tokenize.add_argument("--visual", type=Path, metavar="FILE", help="visual tokenizer (default: the shipped one)")
     tokenize.add_argument("--audio", type=Path, metavar="FILE", help="audio tokenizer (default: the shipped one)")
-    tokenize.add_argument("--batch-size", type=int, default=32)
+    tokenize.add_argument("--batch-size", type=positive, default=32)
     tokenize.add_argument("--overwrite", action="store_true", help="replace shards that are there")
     tokenize.set_defaults(run=run_tokenize)
+
+
+def positive(text: str) -> int:
+    """Argparse type of a count that is at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
 
 
 def run_world(arguments: argparse.Namespace) -> None:
@@ -102,8 +111,8 @@ def run_tokenize(arguments: argparse.Namespace) -> None:
     from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
     a = arguments
-    visual = component.load(a.visual or SHIPPED / "visual.safetensors", VideoTokenizer)
-    audio = component.load(a.audio or SHIPPED / "audio.safetensors", AudioTokenizer)
+    visual = component.load(a.visual or SHIPPED / "visual.safetensors", VideoTokenizer).to(best_device())
+    audio = component.load(a.audio or SHIPPED / "audio.safetensors", AudioTokenizer).to(best_device())
     manifest = tokenize_shards(a.shards, a.out, visual, audio, batch_size=a.batch_size, overwrite=a.overwrite)
     t, h, w = manifest.visual_lattice
     print(

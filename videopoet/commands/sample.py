@@ -39,8 +39,8 @@ COMMANDS = (
         suffix=".png",
     ),
     Command(task="image-to-video", help="a picture and a sentence -> a video with sound", prompt=True, image=True),
-    Command(task="frame-prediction", help="a video -> the same video with the frames that follow", video=True),
-    Command(task="video-to-audio", help="a video -> the same video with its sound", video=True),
+    Command(task="frame-prediction", help="a video -> the same video and the frames that follow", video=True),
+    Command(task="video-to-audio", help="a video -> its first clip (17 frames) with sound", video=True),
 )
 
 

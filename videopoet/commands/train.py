@@ -21,7 +21,9 @@ def add(commands) -> None:
     export.add_argument("checkpoint", type=Path, metavar="CKPT")
     export.add_argument("--out", type=Path, required=True, metavar="FILE")
     export.add_argument("--full-precision", action="store_true", help="keep float32 (default: store float16)")
-    export.add_argument("--int8", metavar="PREFIX", help="store the weights whose name starts so in 8 bits, e.g. decoder.")
+    export.add_argument(
+        "--int8", metavar="PREFIX", help="store the weights whose name starts so in 8 bits, e.g. decoder."
+    )
     export.set_defaults(run=run_export)
 
 

@@ -8,11 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from videopoet.vocabulary import Vocabulary
+
 CHUNK = 2048  # positions whose logits exist at one time
 
 
 class TokenIO(nn.Module, ABC):
     """`embed` turns ids into vectors; `loss` and `sample` turn hidden states into predictions of the next id."""
+
+    @abstractmethod
+    def check(self, vocabulary: Vocabulary) -> None:
+        """Raises ValueError where the tables do not have the sizes of the vocabulary."""
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
@@ -40,6 +46,9 @@ class Flat(TokenIO):
         self.table = nn.Embedding(vocabulary_size, width)
         nn.init.normal_(self.table.weight, std=0.02)
         self.head = None if tied else nn.Parameter(torch.randn(vocabulary_size, width) * 0.02)
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        _equal("vocabulary_size", len(self.table.weight), vocabulary.size)
 
     @property
     def rows(self) -> Tensor:
@@ -80,6 +89,11 @@ class Factored(TokenIO):
         self.head_high = nn.Linear(width, self.half, bias=False)
         for table in (self.flat, self.low, self.high, self.given_low):
             nn.init.normal_(table.weight, std=0.02)
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        _equal("visual_start", self.visual_start, vocabulary.visual_start)
+        _equal("visual_size", self.visual_size, vocabulary.visual_size)
+        _equal("vocabulary_size", len(self.flat.weight) + self.visual_size, vocabulary.size)
 
     def embed(self, ids: Tensor) -> Tensor:
         visual = self._is_visual(ids)
@@ -122,3 +136,8 @@ class Factored(TokenIO):
     def _squeeze(self, ids: Tensor) -> Tensor:
         """Ids outside the visual range -> rows of the flat table."""
         return torch.where(ids >= self.visual_start, ids - self.visual_size, ids)
+
+
+def _equal(name: str, configured: int, needed: int) -> None:
+    if configured != needed:
+        raise ValueError(f"the model has {name} {configured}, the token shards need {needed}: set io.init_args.{name}")

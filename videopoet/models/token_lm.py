@@ -33,9 +33,9 @@ class TokenLM(nn.Module):
         self.modality = nn.Embedding(len(Modality), transformer.width)
         nn.init.normal_(self.modality.weight, std=0.02)
 
-    def text(self, prompts: list[str]) -> list[Text]:
-        """Prompts -> text tokens in their slots. Raises ValueError for a prompt over the limit."""
-        ids, mask = self.text_encoder.tokenize(prompts)
+    def text(self, prompts: list[str], truncate: bool = False) -> list[Text]:
+        """Prompts -> text tokens in their slots. Raises ValueError for a prompt over the limit, or cuts it."""
+        ids, mask = self.text_encoder.tokenize(prompts, truncate)
         return [Text(ids=i, shown=m) for i, m in zip(ids, mask)]
 
     def embed(self, batch: Batch) -> Tensor:

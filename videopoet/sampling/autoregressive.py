@@ -13,7 +13,9 @@ from videopoet.vocabulary import Modality, Vocabulary
 
 
 def row_generators(seed: int, rows: int) -> list[torch.Generator]:
-    """One generator per row; row i of seed s equals row 0 of seed s + i."""
+    """One generator per row; row i of seed s equals row 0 of seed s + i. Raises ValueError on a seed out of range."""
+    if not 0 <= seed < 2**62:
+        raise ValueError(f"seed is {seed}: it must lie between 0 and 2^62")
     return [torch.Generator().manual_seed(seed + row) for row in range(rows)]
 
 

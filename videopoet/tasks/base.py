@@ -9,7 +9,7 @@ Training lays out `condition + target`, sampling lays out `condition` and draws 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -108,8 +108,9 @@ class Example:
 class Task(ABC):
     """Lays out an example. A sequence is `condition + target`; its length depends on the example's shapes alone."""
 
-    #: streams an example must have
-    needs: tuple[str, ...] = ("video",)
+    def needs(self, layout: Layout) -> tuple[str, ...]:
+        """Streams an example must have."""
+        return ("video",)
 
     @abstractmethod
     def condition(self, example: Example, layout: Layout) -> list[Segment]:
@@ -119,9 +120,14 @@ class Task(ABC):
     def target(self, example: Example, layout: Layout) -> list[Segment]:
         """What is to be made, causal."""
 
+    def spec(self) -> dict:
+        """Class and arguments, as a checkpoint keeps them: sampling uses the task as it was trained."""
+        cls = type(self)
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": asdict(self)}
+
     def segments(self, example: Example, layout: Layout) -> list[Segment]:
         """The training sequence. Raises ValueError naming the streams that the example lacks."""
-        missing = [stream for stream in self.needs if getattr(example, stream) is None]
+        missing = [stream for stream in self.needs(layout) if getattr(example, stream) is None]
         if missing:
             raise ValueError(f"{type(self).__name__} needs {' and '.join(missing)}, which sample '{example.key}' lacks")
         return self.condition(example, layout) + self.target(example, layout)

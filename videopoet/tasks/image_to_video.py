@@ -17,9 +17,8 @@ class ImageToVideo(Task):
 
     sound: bool = True
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("text", "video", "audio") if self.sound else ("text", "video")
+    def needs(self, layout: Layout) -> tuple[str, ...]:
+        return ("text", "video", "audio") if self.sound and layout.audio_frames else ("text", "video")
 
     def condition(self, example: Example, layout: Layout) -> list[Segment]:
         return [

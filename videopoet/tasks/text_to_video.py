@@ -15,15 +15,15 @@ from videopoet.vocabulary import Control
 class TextToVideo(Task):
     """`image`: stop after the first latent frame, without closing markers: an image is an unfinished video.
 
-    `sound`: write the sound after the video. Without sound in the layout there is none to write.
+    `sound`: write the sound after the video, unless the layout is of a corpus without sound.
     """
 
     image: bool = False
     sound: bool = True
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("text", "video", "audio") if self.sound and not self.image else ("text", "video")
+    def needs(self, layout: Layout) -> tuple[str, ...]:
+        sounds = self.sound and not self.image and layout.audio_frames
+        return ("text", "video", "audio") if sounds else ("text", "video")
 
     def condition(self, example: Example, layout: Layout) -> list[Segment]:
         head = Segment.marker(Control.BOS, Control.TASK_VIDEO)
@@ -38,7 +38,7 @@ class TextToVideo(Task):
 def video_and_sound(example: Example, layout: Layout, sound: bool) -> list[Segment]:
     """The whole clip, then its sound: the output that text-to-video and image-to-video share."""
     segments = [Segment.generated(*layout.visual(example.video)), Segment.marker(Control.EOV_O, generated=True)]
-    if sound:
+    if sound and layout.audio_frames:
         segments += [
             Segment.marker(Control.BOA_O, generated=True),
             Segment.generated(*layout.audio(example.audio)),

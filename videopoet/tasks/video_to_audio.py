@@ -12,7 +12,8 @@ from videopoet.vocabulary import Control
 
 @dataclass(frozen=True, kw_only=True)
 class VideoToAudio(Task):
-    needs = ("video", "audio")
+    def needs(self, layout: Layout) -> tuple[str, ...]:
+        return ("video", "audio")
 
     def condition(self, example: Example, layout: Layout) -> list[Segment]:
         return [

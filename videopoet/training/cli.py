@@ -1,10 +1,13 @@
 """`videopoet fit`: the Lightning CLI for every trainable part."""
 
 import warnings
+from pathlib import Path
 
+import lightning
+from jsonargparse import ActionConfigFile
 from lightning import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 
 class SpecCallback(Callback):
@@ -13,12 +16,31 @@ class SpecCallback(Callback):
     def __init__(self, spec: dict):
         self.spec = spec
 
+    def on_train_end(self, trainer, pl_module) -> None:
+        """Save the very end: ModelCheckpoint saves every so many steps only. Runs before averaging ends."""
+        for callback in trainer.checkpoint_callbacks:
+            if callback.save_last and not trainer.interrupted:
+                trainer.save_checkpoint(Path(callback.dirpath) / "last.ckpt")
+
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         checkpoint["component"] = {"name": pl_module.component, "spec": self.spec}
 
 
+class OneLineParser(LightningArgumentParser):
+    """Says what is wrong with the arguments in one line, without pages of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        raise ValueError(f"{message} (see videopoet fit --help)")
+
+
 class FitCLI(LightningCLI):
     """Models and data are named by `class_path`; a rich progress bar and a self-contained checkpoint come with it."""
+
+    def init_parser(self, **kwargs) -> LightningArgumentParser:
+        kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
+        parser = OneLineParser(**kwargs)
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help="Path to a configuration file in YAML.")
+        return parser
 
     def before_instantiate_classes(self) -> None:
         if self.config.fit.trainer.enable_progress_bar is not False:
@@ -26,7 +48,7 @@ class FitCLI(LightningCLI):
 
     def before_fit(self) -> None:
         model = self.config.fit.model.as_dict()
-        self.trainer.callbacks.append(SpecCallback(model["init_args"][self.model.component]))
+        self.trainer.callbacks.insert(0, SpecCallback(model["init_args"][self.model.component]))
 
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback
@@ -37,6 +59,7 @@ class FitCLI(LightningCLI):
 def fit(arguments: list[str]) -> FitCLI:
     """Run `fit` with LightningCLI arguments, e.g. `["-c", "configs/demo/lm.yaml", "--trainer.max_steps=10"]`."""
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # `videopoet` read the command line
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")  # the data module's cursor is exact
     return FitCLI(
         LightningModule,
         LightningDataModule,

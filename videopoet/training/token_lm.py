@@ -1,5 +1,7 @@
 """Training of the language model: one cross-entropy over whatever the batch predicts."""
 
+from functools import partial
+
 import lightning
 import torch
 from torch import Tensor
@@ -8,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from videopoet import component
 from videopoet.models.token_lm import TokenLM
 from videopoet.sequence import Batch
+from videopoet.tasks.base import read_layout
 from videopoet.tokenizers.schedule import warmup_cosine
 
 
@@ -30,15 +33,19 @@ class TokenLMTraining(lightning.LightningModule):
     ):
         super().__init__()
         self.model = model
-        if start_from is not None:
-            component.load_into(model, start_from)
+        self.started_from = component.load_into(model, start_from) if start_from is not None else {}
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
         self.warmup_steps = warmup_steps
 
     def setup(self, stage: str) -> None:
-        """The text encoder brings its tokenizer: the data module tokenizes captions with it."""
-        self.trainer.datamodule.tokenize = self.model.text
+        """The text encoder brings its tokenizer: the data module tokenizes captions with it, cutting long ones.
+
+        Raises ValueError where the model's tables, or the model it starts from, do not fit the token shards.
+        """
+        self.trainer.datamodule.tokenize = partial(self.model.text, truncate=True)
         self.metadata = self.trainer.datamodule.metadata()
+        self.model.io.check(read_layout(self.metadata["layout"]).vocabulary)
+        self._check_fingerprints("model started from", self.started_from)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = self.model.loss(batch)
@@ -52,17 +59,17 @@ class TokenLMTraining(lightning.LightningModule):
         for name, value in loss.by_modality.items():
             self.log(f"validation/{batch.task}/{name}", value, batch_size=len(batch.inputs))
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device)
-
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["metadata"] = self.metadata
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Raises ValueError where the checkpoint was trained on tokens of other tokenizers."""
-        before, now = checkpoint["metadata"]["fingerprints"], self.metadata["fingerprints"]
-        if before != now:
-            raise ValueError(f"the checkpoint was trained on tokens of {before}, the shards are of {now}: use those it had")
+        self._check_fingerprints("checkpoint", checkpoint["metadata"])
+
+    def _check_fingerprints(self, what: str, metadata: dict) -> None:
+        before, now = metadata.get("fingerprints"), self.metadata["fingerprints"]
+        if before not in (None, now):
+            raise ValueError(f"the {what} was trained on tokens of {before}, the shards are of {now}: use those it had")
 
     def configure_optimizers(self):
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]

@@ -1,0 +1,39 @@
+"""Clips -> codes: the same codes as the tokenizers give, in small unsigned types, signed by their fingerprints."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from videopoet import component
+from videopoet.data.shards import ShardReader
+from videopoet.data.transforms import audio_to_float, video_to_float
+from videopoet.token_shards import smallest_unsigned, token_manifest
+
+
+def test_tokens_are_what_the_tokenizers_say(world, world_tokens, shipped):
+    clips, tokens = ShardReader(world), ShardReader(world_tokens, "tokens")
+    visual, audio = (component.load(shipped / f"{name}.safetensors") for name in ("visual", "audio"))
+    assert len(tokens) == len(clips) == 6
+    assert tokens.manifest.fingerprints == {"visual": visual.fingerprint, "audio": audio.fingerprint}
+    for clip, sample in zip(clips, tokens):
+        assert sample["visual"].dtype == np.uint8 and sample["json"] == clip["json"]
+        assert np.array_equal(sample["visual"], visual.encode(video_to_float(clip["video"])[None])[0].numpy())
+        assert ("audio" in sample) == ("audio" in clip)
+        if "audio" in clip:
+            assert np.array_equal(sample["audio"], audio.encode(audio_to_float(clip["audio"])[None, None])[0].numpy())
+    assert tokens.having("audio") == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("size, kind", [(256, np.uint8), (257, np.uint16), (2**16, np.uint16), (2**18, np.uint32)])
+def test_smallest_type(size, kind):
+    assert smallest_unsigned(size) == kind
+
+
+def test_another_sample_rate_is_refused(world, shipped):
+    visual, audio = (component.load(shipped / f"{name}.safetensors") for name in ("visual", "audio"))
+    media = dataclasses.replace(ShardReader(world).manifest, sample_rate=24000)
+    with pytest.raises(ValueError, match="at 24000 Hz, the audio tokenizer takes 16000 Hz"):
+        token_manifest(media, visual, audio)
+    assert torch.is_tensor(visual.encode(torch.zeros(1, 3, 1, 16, 16)))
