@@ -27,6 +27,7 @@ from videopoet.data.bounce_motion import DIRECTIONS
 NOISE_SHARE = 0.12  # shares below this are chroma noise
 SMALLEST_AREA = 0.015  # sides squared; half of a small triangle
 SIZE_AREA = 0.06  # sides squared; between a small circle (0.038) and a big triangle (0.095)
+SHAPE_REACH = 1.6  # radii of the circle of the same area; the triangle's corners reach 1.53
 THREEFOLD, FOURFOLD = -0.07, -0.04  # between the angular moments of a blurred triangle, a blurred square and a circle
 STILL_RANGE = 0.12  # sides; a drift crosses at least 0.3 of a side in a clip, 0.21 per axis on a diagonal
 BENT = 0.045  # sides; how far a path may stray from a straight line and be a drift
@@ -172,6 +173,7 @@ def _shape(own: np.ndarray, centroids: np.ndarray, area: float) -> str:
     grid, radius = (np.arange(own.shape[-1]) + 0.5) / own.shape[-1], math.sqrt(max(area, 1e-6) / math.pi)
     x = (grid[None, None, :] - centroids[:, 0, None, None]) / radius
     y = (centroids[:, 1, None, None] - grid[None, :, None]) / radius
+    own = own * (x**2 + y**2 < SHAPE_REACH**2)  # a disc: noise in the corners of a square would look fourfold
     mass, z = np.maximum(own.sum(axis=(1, 2)), 1e-6), x + 1j * y
     threefold = float(np.median((own * z**3).sum(axis=(1, 2)).imag / mass))
     fourfold = float(np.median((own * z**4).sum(axis=(1, 2)).real / mass))
