@@ -35,7 +35,7 @@ def read_listing(folder: Path) -> dict[str, Caption]:
         entry = _parse(line, where)
         name = entry.pop("file", None)
         if not isinstance(name, str):
-            raise ValueError(f"{where}: needs a \"file\" with the path relative to the folder")
+            raise ValueError(f'{where}: needs a "file" with the path relative to the folder')
         name = Path(name).as_posix()
         captions[name] = captions.get(name, Caption()) + _caption(entry, where)
     return captions
@@ -70,7 +70,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error})") from error
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: needs an object with \"caption\" or \"captions\", not {type(entry).__name__}")
+        raise ValueError(f'{where}: needs an object with "caption" or "captions", not {type(entry).__name__}')
     return entry
 
 

@@ -63,7 +63,9 @@ def test_a_script_runs(tmp_path, shipped):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[c.task for c in COMMANDS])
 def test_every_task_writes_its_file(command, shipped, clip, picture, tmp_path, capsys):
-    given = ["--prompt", PROMPT] * command.prompt + ["--image", picture] * command.image + ["--video", clip] * command.video
+    given = (
+        ["--prompt", PROMPT] * command.prompt + ["--image", picture] * command.image + ["--video", clip] * command.video
+    )
     out = tmp_path / f"x{command.suffix}"
     main([str(a) for a in ("sample", command.task, *given, "--out", out, "--model", shipped, "--top-k", 5)])
     assert str(out) in capsys.readouterr().out
@@ -143,7 +145,7 @@ def test_files_to_continuation(shipped, text_model, tmp_path, monkeypatch, capsy
         "--trainer.callbacks.save_last=true",
         "--trainer.max_steps=2",
     ]
-    
+
     main(["fit", "-c", str(ROOT / "configs/demo/lm.yaml"), "-c", TINY, *overlay])
     (tmp_path / "model").mkdir()
     for part in ("visual", "audio"):

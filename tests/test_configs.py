@@ -42,7 +42,11 @@ def tokens(tmp_path_factory, shipped) -> str:
     with ShardWriter(folder, prefix="tokens") as writer:
         for i in range(4):
             visual, audio = rng.integers(0, 2**14, (5, 2, 2)), rng.integers(0, 512, (7, 2))
-            record = {"visual": visual.astype(np.uint16), "audio": audio.astype(np.uint16), "json": {"captions": ["a circle"]}}
+            record = {
+                "visual": visual.astype(np.uint16),
+                "audio": audio.astype(np.uint16),
+                "json": {"captions": ["a circle"]},
+            }
             writer.write(str(i), record)
         writer.finish(manifest)
     return str(folder)

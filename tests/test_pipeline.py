@@ -84,8 +84,16 @@ def test_reconstruction_has_the_shape_of_the_original(poet):
         ("text-to-video", Request(prompt="red circle " * 40), "the limit is 32: shorten it"),
         ("image-to-video", Request(prompt="x"), "needs an image"),
         ("frame-prediction", Request(), "needs a video"),
-        ("frame-prediction", Request(video=Media(video=SCENE.render(4, 8, 16), fps=8.0)), "4 frames at 8 fps, 9 are needed"),
-        ("video-to-audio", Request(video=Media(video=SCENE.render(9, 8, 16), fps=8.0)), "9 frames at 8 fps, 17 are needed"),
+        (
+            "frame-prediction",
+            Request(video=Media(video=SCENE.render(4, 8, 16), fps=8.0)),
+            "4 frames at 8 fps, 9 are needed",
+        ),
+        (
+            "video-to-audio",
+            Request(video=Media(video=SCENE.render(9, 8, 16), fps=8.0)),
+            "9 frames at 8 fps, 17 are needed",
+        ),
     ],
 )
 def test_bad_requests_are_refused_in_one_line(poet, task, request_, message):

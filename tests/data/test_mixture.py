@@ -40,7 +40,9 @@ def tokens(tmp_path_factory):
         for i in range(10):
             audio = np.full((21, 2), i, np.uint8)
             visual = np.full((5, 2, 2), i, np.uint8)
-            writer.write(f"{i:03d}", {"visual": visual, "audio": audio, "json": {"captions": [" ".join(["ab"] * (i + 1))]}})
+            writer.write(
+                f"{i:03d}", {"visual": visual, "audio": audio, "json": {"captions": [" ".join(["ab"] * (i + 1))]}}
+            )
         writer.finish(manifest)
     return folder
 

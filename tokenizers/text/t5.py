@@ -90,7 +90,7 @@ class TrainedT5(TextEncoder):
     """A small T5 encoder, randomly initialised and trained jointly, over a SentencePiece model of our own.
 
     The SentencePiece model travels in the uint8 buffer `pieces`, so one safetensors file carries everything that turns
-    a prompt into states. `sentencepiece` names the `.model` file to start from; None leaves the buffer empty until a
+    a prompt into states. `sentencepiece` names the `.model` file to start from; none leaves the buffer empty until a
     state dict fills it.
 
     `vocabulary_size` fixes the embedding; the SentencePiece model may have fewer pieces, never more (ValueError).
@@ -101,7 +101,7 @@ class TrainedT5(TextEncoder):
 
     def __init__(
         self,
-        sentencepiece: str | os.PathLike | None = None,
+        sentencepiece: str | None = None,
         vocabulary_size: int = 512,
         width: int = 128,
         layers: int = 2,
@@ -128,7 +128,7 @@ class TrainedT5(TextEncoder):
                 eos_token_id=END,
             )
         )
-        proto = b"" if sentencepiece is None else _read(Path(sentencepiece))
+        proto = _read(Path(sentencepiece)) if sentencepiece else b""
         self.register_buffer("pieces", torch.frombuffer(bytearray(proto), dtype=torch.uint8) if proto else _no_pieces())
         self._processor = None
         if proto:

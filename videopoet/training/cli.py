@@ -20,7 +20,7 @@ class SpecCallback(Callback):
         """Save the very end: ModelCheckpoint saves every so many steps only. Runs before averaging ends."""
         for callback in trainer.checkpoint_callbacks:
             if callback.save_last and not trainer.interrupted:
-                trainer.save_checkpoint(Path(callback.dirpath) / "last.ckpt")
+                trainer.save_checkpoint(Path(callback.dirpath) / "last.ckpt", weights_only=False)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         checkpoint["component"] = {"name": pl_module.component, "spec": self.spec}
@@ -67,5 +67,5 @@ def fit(arguments: list[str]) -> FitCLI:
         subclass_mode_data=True,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        args=["fit", *arguments],
+        args=["fit", "--weights_only=true", *arguments],
     )
