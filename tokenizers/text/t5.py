@@ -7,7 +7,6 @@ A prompt becomes `length` ids: its pieces, one `</s>`, then padding. The encoder
                      states d   d     d        d     0    0
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
