@@ -7,28 +7,13 @@ import pytest
 import yaml
 
 from videopoet import component
-from videopoet.data.bounce import Scene
-from videopoet.data.schema import Clip, MediaManifest, TokenManifest
+from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardWriter
-from videopoet.data.transforms import audio_to_int16
 from videopoet.training.cli import fit
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 TINY = str(Path(__file__).with_name("tiny.yaml"))
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory) -> str:
-    """Four clips of 17 frames, 32 x 32 pixels."""
-    folder = tmp_path_factory.mktemp("media") / "shards"
-    with ShardWriter(folder, prefix="clips") as writer:
-        for seed in range(4):
-            scene = Scene.sample(seed)
-            clip = Clip(key="", video=scene.render(17, 8, 32), audio=audio_to_int16(scene.sound(17, 8)))
-            writer.write(f"{seed}", clip.record())
-        writer.finish(MediaManifest(fps=8.0, frames=17, height=32, width=32, sample_rate=16000))
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +38,12 @@ def tokens(tmp_path_factory, shipped) -> str:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[str(p.relative_to(ROOT)) for p in CONFIGS])
-def test_config_takes_a_step(path, media, tokens, shipped, text_model, tmp_path, monkeypatch):
+def test_config_takes_a_step(path, world, tokens, shipped, text_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kind = yaml.safe_load(path.read_text())["data"]["class_path"].rpartition(".")[2]
     overlay = {
         "ClipDataModule": [
-            f"--data.init_args.shards={media}",
+            f"--data.init_args.shards={world}",
             "--data.init_args.batch_size=2",
             "--data.init_args.validation_shards=null",
         ],

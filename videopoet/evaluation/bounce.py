@@ -17,7 +17,7 @@ from videopoet.data.bounce_oracle import read_scene, score
 from videopoet.data.media import Media
 from videopoet.sampling.request import Request
 
-#: Held-out scenes start at this seed; the shipped model's own held-out shards use small seeds.
+#: Held-out scenes start at this seed, apart from the seeds that the README writes to files.
 FIRST_SEED = 500_000
 
 LOOK = ("colour", "shape", "size", "background", "count")
