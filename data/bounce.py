@@ -28,7 +28,7 @@ COLOURS = {  # sRGB
     "magenta": (215, 40, 200),
     "cyan": (30, 205, 215),
 }
-RADII = {"small": 0.11, "big": 0.19}  # sides
+RADII = {"small": 0.14, "big": 0.22}  # sides
 # Half width and half height of each shape in radii; the areas are alike: 3.14, 3.10 and 2.64 radii squared.
 HALF_EXTENTS = {"circle": (1.0, 1.0), "square": (0.88, 0.88), "triangle": (1.2, 1.1)}
 BACKGROUNDS = ("plain", "striped", "checked")
@@ -226,7 +226,7 @@ class Scene:
 
 
 def half_extent(shape: str, size: str) -> tuple[float, float]:
-    """Half width and half height in sides, e.g. (0.132, 0.121) for a small triangle."""
+    """Half width and half height in sides, e.g. (0.168, 0.154) for a small triangle."""
     width, height = HALF_EXTENTS[shape]
     return width * RADII[size], height * RADII[size]
 
@@ -298,7 +298,7 @@ def _sample_motion(rng: np.random.Generator, kind: str, half: tuple[float, float
         height = float(rng.uniform(0.4, min(0.6, 1 - 2 * half[1])))
         return Fall(start=(within()[0], 1 - half[1] - height))
     if kind == "drift":
-        direction, speed = list(DIRECTIONS)[rng.integers(len(DIRECTIONS))], float(rng.uniform(0.15, 0.22))
+        direction, speed = list(DIRECTIONS)[rng.integers(len(DIRECTIONS))], float(rng.uniform(0.13, 0.19))
         travel = [CLIP_SECONDS * axis for axis in Drift(start=(0, 0), direction=direction, speed=speed).velocity]
         x, y = ((min(0.0, distance), max(0.0, distance)) for distance in travel)
         return Drift(start=within(x, y), direction=direction, speed=speed)

@@ -25,11 +25,11 @@ from videopoet.data.bounce import (
 from videopoet.data.bounce_motion import DIRECTIONS
 
 NOISE_SHARE = 0.12  # shares below this are chroma noise
-SMALLEST_AREA = 0.015  # sides squared; half of a small triangle
-SIZE_AREA = 0.06  # sides squared; between a small circle (0.038) and a big triangle (0.095)
+SMALLEST_AREA = 0.025  # sides squared; half of a small triangle
+SIZE_AREA = 0.087  # sides squared; between a small circle (0.062) and a big triangle (0.128)
 SHAPE_REACH = 1.6  # radii of the circle of the same area; the triangle's corners reach 1.53
 THREEFOLD, FOURFOLD = -0.07, -0.04  # between the angular moments of a blurred triangle, a blurred square and a circle
-STILL_RANGE = 0.12  # sides; a drift crosses at least 0.3 of a side in a clip, 0.21 per axis on a diagonal
+STILL_RANGE = 0.12  # sides; a drift crosses at least 0.27 of a side in a clip, 0.19 per axis on a diagonal
 BENT = 0.045  # sides; how far a path may stray from a straight line and be a drift
 FALL_RANGE = 0.12  # sides; a bounce crosses more than this sideways
 KINK = 0.28  # sides per second; the velocity change of the slowest impact is 0.4

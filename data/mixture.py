@@ -28,6 +28,17 @@ class Share:
     weight: float = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The first `steps` steps with other weights: task -> weight, tasks not named being off. A multiple of 100 steps.
+
+    VideoPoet's first stage is mostly images; see `configs/demo/lm.yaml`.
+    """
+
+    steps: int
+    weights: dict[str, float]
+
+
 class Schedule:
     """Step -> (name of the task, how many steps that task had before), alternating one task per step.
 
@@ -35,22 +46,38 @@ class Schedule:
     function of its arguments alone: the same on every rank, and resuming needs the step and nothing else.
     """
 
-    def __init__(self, shares: dict[str, Share], seed: int):
-        total = sum(share.weight for share in shares.values())
-        if not shares or total <= 0 or any(share.weight < 0 for share in shares.values()):
-            raise ValueError("the mixture needs at least one task of positive weight, and no negative weights")
-        exact = {name: CYCLE * share.weight / total for name, share in shares.items()}
-        counts = {name: int(value) for name, value in exact.items()}
-        for name in sorted(exact, key=lambda n: counts[n] - exact[n])[: CYCLE - sum(counts.values())]:
-            counts[name] += 1  # largest remainders
-        self.counts, self.seed = counts, seed
+    def __init__(self, shares: dict[str, Share], seed: int, first: Stage | None = None):
+        self.seed, self.counts = seed, _steps_per_cycle({name: share.weight for name, share in shares.items()})
+        self.first_cycles, self.first_counts = 0, dict.fromkeys(shares, 0)
+        if first is not None:
+            if first.steps % CYCLE:
+                raise ValueError(f"the first stage has {first.steps} steps, stages are multiples of {CYCLE}")
+            if unknown := first.weights.keys() - shares.keys():
+                raise ValueError(f"the first stage weighs {', '.join(sorted(unknown))}: tasks are {', '.join(shares)}")
+            self.first_cycles = first.steps // CYCLE
+            self.first_counts |= _steps_per_cycle(first.weights)
 
     def __call__(self, step: int) -> tuple[str, int]:
         cycle, place = divmod(step, CYCLE)
-        order = [name for name, count in self.counts.items() for _ in range(count)]
+        counts = self.counts if cycle >= self.first_cycles else self.first_counts
+        order = [name for name, count in counts.items() for _ in range(count)]
         random.Random(self.seed * 1_000_003 + cycle).shuffle(order)
         name = order[place]
-        return name, cycle * self.counts[name] + order[:place].count(name)
+        before = min(cycle, self.first_cycles) * self.first_counts[name]
+        before += max(0, cycle - self.first_cycles) * self.counts[name]
+        return name, before + order[:place].count(name)
+
+
+def _steps_per_cycle(weights: dict[str, float]) -> dict[str, int]:
+    """Shares of `CYCLE` steps, rounded by largest remainders."""
+    total = sum(weights.values())
+    if total <= 0 or min(weights.values()) < 0:
+        raise ValueError("the mixture needs at least one task of positive weight, and no negative weights")
+    exact = {name: CYCLE * weight / total for name, weight in weights.items()}
+    counts = {name: int(value) for name, value in exact.items()}
+    for name in sorted(exact, key=lambda n: counts[n] - exact[n])[: CYCLE - sum(counts.values())]:
+        counts[name] += 1
+    return counts
 
 
 class Mixture(Dataset):
@@ -60,11 +87,12 @@ class Mixture(Dataset):
     """
 
     def __init__(self, reader: ShardReader, layout: Layout, tokenize, shares: dict[str, Share], *, seed: int,
-                 tokens_per_batch: int, drop_text: float, world_size: int = 1, rank: int = 0):  # fmt: skip
+                 tokens_per_batch: int, drop_text: float, first_stage: Stage | None = None,
+                 world_size: int = 1, rank: int = 0):  # fmt: skip
         if not layout.audio_frames:  # a corpus without sound: tasks that cannot do without are left out
             shares = {name: share for name, share in shares.items() if "audio" not in share.task.needs(layout)}
         self.reader, self.layout, self.tokenize, self.shares = reader, layout, tokenize, shares
-        self.schedule, self.seed, self.drop_text = Schedule(shares, seed), seed, drop_text
+        self.schedule, self.seed, self.drop_text = Schedule(shares, seed, first_stage), seed, drop_text
         self.tokens_per_batch, self.world_size, self.rank = tokens_per_batch, world_size, rank
 
     def __getitem__(self, step: int) -> Batch:
@@ -87,7 +115,7 @@ class Mixture(Dataset):
     def batch_sizes(self) -> dict[str, int]:
         """Samples per batch of each task."""
         blank = Example.blank(self.layout)
-        lengths = {n: len(Sequence.of(s.task.segments(blank, self.layout))) for n, s in self.shares.items() if s.weight}
+        lengths = {n: len(Sequence.of(s.task.segments(blank, self.layout))) for n, s in self.shares.items()}
         return {name: max(1, self.tokens_per_batch // length) for name, length in lengths.items()}
 
     def example(self, index: int, rng: np.random.Generator) -> Example:
@@ -129,6 +157,7 @@ class MixtureDataModule(StepDataModule):
     tokenizers: files of the tokenizers the tokens must have been made by, `visual` and `audio`; shards with another
         fingerprint are refused.
     tasks: name -> task and weight. A dict, so that one entry can be changed from the command line.
+    first_stage: other weights at the start of training.
     tokens_per_batch: tokens per rank and step.
     """
 
@@ -140,6 +169,7 @@ class MixtureDataModule(StepDataModule):
         tasks: dict[str, Share],
         tokenizers: dict[str, str],
         validation_tokens: str | None = None,
+        first_stage: Stage | None = None,
         num_validation_batches: int = 2,
         tokens_per_batch: int = 8192,
         drop_text: float = 0.1,
@@ -148,6 +178,7 @@ class MixtureDataModule(StepDataModule):
     ):
         super().__init__()
         self.tokens, self.validation_tokens, self.shares = tokens, validation_tokens, tasks
+        self.first_stage = first_stage
         self.num_validation_batches, self.tokens_per_batch = num_validation_batches, tokens_per_batch
         self.drop_text, self.seed, self.num_workers = drop_text, seed, num_workers
         self.fingerprints = {name: read_fingerprint(path) for name, path in tokenizers.items()}
@@ -156,25 +187,25 @@ class MixtureDataModule(StepDataModule):
         """What must travel with a model trained on this: layout, tasks, fingerprints and the clip's geometry."""
         manifest = self._reader(self.tokens).manifest
         geometry = {k: getattr(manifest, k) for k in ("frames", "fps", "height", "width", "sample_rate")}
-        counts = self._mixture(self.tokens, 0.0, 1, 0).schedule.counts
+        counts = self._mixture(self.tokens, 0.0, 1, 0, None).schedule.counts
         tasks = {name: self.shares[name].task.spec() for name, count in counts.items() if count}
         layout = asdict(self._layout(manifest))
         return {"layout": layout, "tasks": tasks, "fingerprints": dict(manifest.fingerprints), **geometry}
 
     def train_dataloader(self) -> DataLoader:
-        return self.train_loader(self._mixture(self.tokens, self.drop_text, *self.ranks()))
+        return self.train_loader(self._mixture(self.tokens, self.drop_text, *self.ranks(), self.first_stage))
 
     def val_dataloader(self) -> DataLoader | list:
         if self.validation_tokens is None:
             return []
-        mixture = self._mixture(self.validation_tokens, 0.0, 1, 0)
+        mixture = self._mixture(self.validation_tokens, 0.0, 1, 0, None)
         firsts: dict[str, list[int]] = {}
         for step in range(CYCLE):
             firsts.setdefault(mixture.schedule(step)[0], []).append(step)
         steps = [step for each in firsts.values() for step in each[: self.num_validation_batches]]
         return self.validation_loader(mixture, steps)
 
-    def _mixture(self, folder: str, drop_text: float, world_size: int, rank: int) -> Mixture:
+    def _mixture(self, folder: str, drop_text: float, world_size: int, rank: int, first_stage: Stage | None) -> Mixture:
         reader = self._reader(folder)
         return Mixture(
             reader,
@@ -184,6 +215,7 @@ class MixtureDataModule(StepDataModule):
             seed=self.seed,
             tokens_per_batch=self.tokens_per_batch,
             drop_text=drop_text,
+            first_stage=first_stage,
             world_size=world_size,
             rank=rank,
         )

@@ -13,17 +13,23 @@ Triple = tuple[int, int, int]
 
 
 class CausalConv3d(nn.Conv3d):
-    """Convolution over (t, h, w) with k_t - 1 frames of zeros before the first frame and none after the last."""
+    """Convolution over (t, h, w) that sees k_t - 1 copies of the first frame before it, and nothing after the last.
+
+    With zeros instead, the start of the clip stays inside the receptive field and a scene at rest has another code in
+    every latent frame; with copies its codes are constant, and the language model may copy them. An image network
+    inflated into the last temporal slice of each kernel is the same under both (papers leave the value open).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: Triple = (1, 1, 1)):
         super().__init__(in_channels, out_channels, kernel, stride, padding=(0, kernel // 2, kernel // 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """float (b, c, t, h, w) -> (b, c', 1 + (t-1)/s_t, h/s_h, w/s_w)."""
-        if self.training and x.shape[2] == 1:  # an image meets the last slice of the kernel only: a third of the work
-            frame = F.conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, self.stride[1:], self.padding[1:])
+        if self.training and x.shape[2] == 1:  # an image meets every temporal slice of the kernel: their sum, a third of the work
+            frame = F.conv2d(x[:, :, 0], self.weight.sum(2), self.bias, self.stride[1:], self.padding[1:])
             return frame[:, :, None]
-        return super().forward(F.pad(x, (0, 0, 0, 0, self.kernel_size[0] - 1, 0)))
+        before = x[:, :, :1].expand(-1, -1, self.kernel_size[0] - 1, -1, -1)
+        return super().forward(torch.cat([before, x], 2))
 
 
 class FrameGroupNorm(nn.GroupNorm):
