@@ -167,6 +167,11 @@ def test_evaluation_reports_every_number(shipped, tmp_path, capsys):
     assert "right / ceiling" in capsys.readouterr().out
 
 
+def test_the_image_is_the_head_of_the_video_by_command(shipped, capsys):
+    main(["evaluate", "prefix", "--prompt", "a small red circle", "--model", str(shipped)])
+    assert "largest difference of image and first frame: 0 of 255" in capsys.readouterr().out
+
+
 def test_the_demo_writes_what_it_promises(shipped, tmp_path):
     main(["demo", "--out", str(tmp_path / "demo"), "--n", "3", "--model", str(shipped)])
     files = {p.name for p in (tmp_path / "demo").iterdir()}

@@ -10,7 +10,8 @@ import torch
 from videopoet import component
 from videopoet.data.bounce import Scene
 from videopoet.data.media import Media
-from videopoet.pipeline import TASKS, VideoPoet
+from videopoet.evaluation.prefix import compare
+from videopoet.pipeline import DEFAULT_DRAW, TASKS, VideoPoet
 from videopoet.sampling.request import Request
 from videopoet.tokenizers.audio.codec import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
@@ -57,6 +58,21 @@ def test_the_image_is_the_first_frame_of_the_video(poet):
     image, video = (poet.generate(task, [request], seed=2)[0] for task in ("text-to-image", "text-to-video"))
     difference = np.abs(image.video[0].astype(int) - video.video[0])
     assert difference.max() <= 1, "same tokens, decoded alone and as the head of a clip"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_text_to_image_is_the_head_of_text_to_video(poet, seed):
+    report = compare(poet, "a small red circle", seed=seed, draw=DEFAULT_DRAW)
+    assert report.holds and report.equal_draws == report.draws > 0
+
+
+def test_the_prefix_check_notices_a_difference(poet):
+    class Forgetful(VideoPoet):
+        def generate(self, task, requests, *, seed, **how):
+            return super().generate(task, requests, seed=seed + (task == "text-to-video"), **how)
+
+    report = compare(Forgetful(poet.visual, poet.audio, poet.model), "x", seed=0, draw=DEFAULT_DRAW)
+    assert not report.holds and report.equal_draws < report.draws
 
 
 def test_prediction_keeps_what_was_given(poet):

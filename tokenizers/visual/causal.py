@@ -25,7 +25,9 @@ class CausalConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """float (b, c, t, h, w) -> (b, c', 1 + (t-1)/s_t, h/s_h, w/s_w)."""
-        if self.training and x.shape[2] == 1:  # an image meets every temporal slice of the kernel: their sum, a third of the work
+        if (
+            self.training and x.shape[2] == 1
+        ):  # every slice of the kernel meets the image: a third of the work
             frame = F.conv2d(x[:, :, 0], self.weight.sum(2), self.bias, self.stride[1:], self.padding[1:])
             return frame[:, :, None]
         before = x[:, :, :1].expand(-1, -1, self.kernel_size[0] - 1, -1, -1)

@@ -1,4 +1,4 @@
-"""`videopoet evaluate bounce`: held-out scenes and an oracle."""
+"""`videopoet evaluate PROTOCOL`: bounce (held-out scenes and an oracle) and prefix (is an image the head of a video?)."""
 
 import argparse
 import json
@@ -10,7 +10,13 @@ from videopoet.commands.sample import best_device, draw_of, sampling_arguments, 
 
 def add(commands) -> None:
     evaluate = commands.add_parser("evaluate", help="measure a model")
-    bounce = evaluate.add_subparsers(title="protocols", metavar="PROTOCOL", required=True).add_parser(
+    protocols = evaluate.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
+    add_bounce(protocols)
+    add_prefix(protocols)
+
+
+def add_bounce(protocols) -> None:
+    bounce = protocols.add_parser(
         "bounce",
         help="accuracy of every attribute on held-out scenes of the built-in world",
         description="Sample held-out prompts and let the oracle read the answers; the ceiling is the oracle on the true "
@@ -25,10 +31,38 @@ def add(commands) -> None:
     bounce.add_argument("--out", type=Path, help="write the report as JSON")
     bounce.add_argument("--seed", type=int, default=0)
     sampling_arguments(bounce)
-    bounce.set_defaults(run=run)
+    bounce.set_defaults(run=run_bounce)
 
 
-def run(namespace: argparse.Namespace) -> None:
+def add_prefix(protocols) -> None:
+    prefix = protocols.add_parser(
+        "prefix",
+        help="whether text-to-image is the first frame of text-to-video: same tokens, same logits",
+        description="Sample both tasks from one prompt and seed and compare every draw, its logits and the pixels. "
+        "An error where they differ.",
+        epilog='example: videopoet evaluate prefix --prompt "a small red circle falls on a plain dark background"',
+    )
+    prefix.add_argument("--prompt", required=True, help="what is to be seen and heard")
+    prefix.add_argument("--model", type=Path, metavar="DIR", help="folder of a model (default: the shipped one)")
+    prefix.add_argument("--seed", type=int, default=0)
+    sampling_arguments(prefix)
+    prefix.set_defaults(run=run_prefix)
+
+
+def run_prefix(namespace: argparse.Namespace) -> None:
+    from videopoet.evaluation.prefix import compare
+    from videopoet.pipeline import SHIPPED, VideoPoet
+
+    poet = VideoPoet.from_pretrained(namespace.model or SHIPPED).to(best_device())
+    report = compare(poet, namespace.prompt, seed=namespace.seed, draw=draw_of(namespace))
+    print(f"draws that make the image: {report.draws}, the same in the video: {report.equal_draws}")
+    print(f"largest difference of their logits: {report.logits_difference:.1e}")
+    print(f"largest difference of image and first frame: {report.pixels_difference} of 255")
+    if not report.holds:
+        raise ValueError("text-to-image is not the first frame of text-to-video in this model")
+
+
+def run_bounce(namespace: argparse.Namespace) -> None:
     from rich.console import Console
 
     from videopoet.evaluation.bounce import table
