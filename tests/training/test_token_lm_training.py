@@ -24,9 +24,9 @@ def data(tokens, shipped, **how) -> MixtureDataModule:
     return MixtureDataModule(str(tokens), SHARES, files, tokens_per_batch=300, num_workers=0, **how)
 
 
-def module(text_model) -> TokenLMTraining:
+def module(text_model, **how) -> TokenLMTraining:
     lightning.seed_everything(1, verbose=False)
-    return TokenLMTraining(component.instantiate(lm_spec(text_model)), warmup_steps=2)
+    return TokenLMTraining(component.instantiate(lm_spec(text_model)), warmup_steps=2, **how)
 
 
 def trainer(steps, **how) -> lightning.Trainer:
@@ -75,6 +75,19 @@ def test_every_task_of_the_mixture_trains(world_tokens, shipped, text_model):
     t.fit(model, data(world_tokens, shipped))
     assert tasks == set(TASKS)
     assert {"train/loss", "train/text-to-video/visual", "train/text-to-video/audio"} <= set(t.callback_metrics)
+
+
+@pytest.mark.slow  # the compiler takes half a minute
+@pytest.mark.timeout(600)
+def test_compiled_training_is_the_same(world_tokens, shipped, text_model):
+    states = []
+    for compile in (False, True):
+        model = module(text_model, compile=compile)
+        trainer(5).fit(model, data(world_tokens, shipped))
+        states.append(model.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_a_checkpoint_of_other_tokenizers_is_refused(world_tokens, shipped, text_model, tmp_path):

@@ -26,6 +26,7 @@ class SamplePreview(lightning.Callback):
         self.draw = Draw(filters=(Temperature(value=temperature),), guidance=Guidance(scale=guidance))
 
     @torch.inference_mode()
+    @torch.compiler.set_stance("force_eager")  # a cache of another length at every step would compile anew
     def on_validation_end(self, trainer, pl_module) -> None:
         if trainer.sanity_checking or pl_module.logger is None or not trainer.is_global_zero:
             return

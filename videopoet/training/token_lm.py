@@ -18,6 +18,7 @@ class TokenLMTraining(lightning.LightningModule):
     """AdamW with linear warm-up and cosine decay; logs the loss of each task and modality.
 
     start_from: a shipped language model whose weights (and SentencePiece pieces) training starts from.
+    compile: compile the trunk's blocks, once for all shapes (needs a C++ compiler; a minute at the start).
     """
 
     component = "model"  # the part that is exported
@@ -30,12 +31,13 @@ class TokenLMTraining(lightning.LightningModule):
         weight_decay: float = 0.05,
         warmup_steps: int = 200,
         start_from: str | None = None,
+        compile: bool = False,
     ):
         super().__init__()
         self.model = model
         self.started_from = component.load_into(model, start_from) if start_from is not None else {}
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
-        self.warmup_steps = warmup_steps
+        self.warmup_steps, self.compiled = warmup_steps, compile
 
     def setup(self, stage: str) -> None:
         """The text encoder brings its tokenizer: the data module tokenizes captions with it, cutting long ones.
@@ -46,6 +48,9 @@ class TokenLMTraining(lightning.LightningModule):
         self.metadata = self.trainer.datamodule.metadata()
         self.model.io.check(read_layout(self.metadata["layout"]).vocabulary)
         self._check_fingerprints("model started from", self.started_from)
+        if self.compiled:
+            for block in self.model.transformer.blocks:
+                block.compile(dynamic=True)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = self.model.loss(batch)
