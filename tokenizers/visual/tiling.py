@@ -9,6 +9,7 @@ statistics from the tile. `seam_error` measures what that costs for a tokenizer 
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ def owned(tiles: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
     (0, 8), (6, 14), (12, 20) -> (0, 7), (7, 13), (13, 20).
     """
-    cuts = [(end + start) // 2 for (_, end), (start, _) in zip(tiles, tiles[1:])]
+    cuts = [(end + start) // 2 for (_, end), (start, _) in pairwise(tiles)]
     return list(zip([0, *cuts], [*cuts, tiles[-1][1]]))
 
 
