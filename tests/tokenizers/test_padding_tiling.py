@@ -1,6 +1,7 @@
 """Padding by rule and spatial tiles: sizes, which pixels and codes are kept, and that overlap lowers the seam error."""
 
 import math
+from collections import defaultdict
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ import torch
 from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.tokenizers.visual.cnn import Decoder, Encoder
+from videopoet.tokenizers.visual.network import WHOLE_WINDOWS
 from videopoet.tokenizers.visual.padding import Size, pad_to_lattice, padding_of, trim
+from videopoet.tokenizers.visual.streaming import Stream
 from videopoet.tokenizers.visual.tiling import Tiles, decode_tiled, encode_tiled, owned, ramp, seam_error, spans
 
-NETWORK = {"dimension": 6, "channels": 8, "multipliers": (1, 2), "strides": ((4, 2, 2),), "num_blocks": 1, "patch": 2}
+NETWORK = {"dimension": 6, "channels": 8, "multipliers": (1, 1, 2), "strides": ((2, 2, 2), (2, 1, 1)), "num_blocks": 1, "patch": 2}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,13 @@ def test_padding_repeats_the_edge_and_trims_back(size, padded):
         out[:, :, :frames, :height, width:], video[..., -1:].expand(*video.shape[:-1], padded[2] - width)
     )
     assert padding_of(recorded, (4, 8, 8)) == tuple(p - s for p, s in zip(padded, size))
+
+
+@pytest.mark.parametrize(("frames", "padded"), [(1, 4), (16, 16), (18, 20)])
+def test_tokenizers_of_whole_windows_are_padded_to_them(frames, padded):
+    out, size = pad_to_lattice(torch.rand(1, 3, frames, 8, 8), (4, 8, 8), WHOLE_WINDOWS)
+    assert out.shape[2] == padded and size.frames == frames
+    assert WHOLE_WINDOWS.latent_frames(padded, 4) == padded // 4
 
 
 def test_padding_changes_no_code_of_whole_latent_frames(tokenizer, video):
@@ -139,6 +149,18 @@ def test_a_video_off_the_lattice_is_refused(tokenizer, video):
         encode_tiled(tokenizer, video[..., :47, :], Tiles(size=32, overlap=8))
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 5])
+def test_tiles_stream_in_both_directions(tokenizer, video, chunk):
+    tiles = Tiles(size=24, overlap=8)
+    long = torch.cat([video, video[:, :, 1:].flip(2)], 2)  # 9 frames
+    streams = defaultdict(Stream)
+    codes = torch.cat([encode_tiled(tokenizer, part, tiles, streams) for part in long.split(chunk, 2)], 1)
+    assert torch.equal(codes, encode_tiled(tokenizer, long, tiles))
+    streams = defaultdict(Stream)
+    out = torch.cat([decode_tiled(tokenizer, part, tiles, streams) for part in codes.split(chunk, 1)], 2)
+    assert torch.allclose(out, decode_tiled(tokenizer, codes, tiles), atol=1e-5)
+
+
 def test_streams_go_one_to_each_tile(tokenizer, video):
     seen = {}
 
@@ -148,8 +170,6 @@ def test_streams_go_one_to_each_tile(tokenizer, video):
         def encode(self, tile, stream):
             seen.setdefault(id(stream), []).append(tuple(tile.shape))
             return torch.zeros(1, 0, tile.shape[3] // 4, tile.shape[4] // 4, dtype=torch.long)
-
-    from collections import defaultdict
 
     streams = defaultdict(list)
     for _ in range(2):
