@@ -252,3 +252,14 @@ def test_checkpoints_are_read_as_tensors_only(tool, image, tmp_path):
     for name, message in [*unreadable, ("f.pt", "no state_dict"), ("g.pt", "no checkpoint")]:
         with pytest.raises(ValueError, match=message):
             read_state(tmp_path / name)
+
+
+@pytest.mark.parametrize(("video", "multipliers", "millions"), [(True, (1, 2, 2, 4), 370.5)])
+def test_published_sizes(tool, video, multipliers, millions):
+    """Parameters in millions as the peers' benchmark counted them."""
+    strides = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+    shape = tool.Shape(video=video, dimension=18, channels=128, multipliers=multipliers, strides=strides, num_blocks=4)
+    with torch.device("meta"):
+        ours = component.instantiate(shape.spec()).state_dict()
+    placed = [ours[place.name].numel() for place in tool.places_of(shape).values()]
+    assert round(sum(placed) / 1e6, 1) == millions and shape.stride == [4, 8, 8]
