@@ -1,67 +1,76 @@
 """The causal 3D CNN encoder and decoder (MAGVIT-v2, §3.2 and App. A.2)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
-from videopoet.tokenizers.visual.causal import (
-    CausalConv3d,
-    DepthToSpaceUpsample,
-    FrameGroupNorm,
-    Triple,
-    depth_to_space,
-    repeat_to,
-    space_to_depth,
+from videopoet.tokenizers.visual.causal import Triple, depth_to_space, space_to_depth
+from videopoet.tokenizers.visual.layers import (
+    AdaptiveNorm,
+    CausalLayers,
+    Conditioning,
+    DepthToSpace,
+    Downsampling,
+    LayerFamily,
+    StridedConvolution,
+    Upsampling,
 )
+from videopoet.tokenizers.visual.network import VideoDecoder, VideoEncoder
+from videopoet.tokenizers.visual.streaming import Stream
 
 #: Strides between levels: space first, time last ("late temporal downsampling"). 17 x 128 x 128 -> 5 x 16 x 16.
 LATE_TEMPORAL = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+#: The same with time first, as in MAGVIT.
+EARLY_TEMPORAL = ((2, 2, 2), (2, 2, 2), (1, 2, 2))
 
 
 class ResidualBlock(nn.Module):
     """norm, swish, conv, norm, swish, conv, plus the input (through a 1x1x1 convolution where channels change)."""
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, layers: LayerFamily):
         super().__init__()
-        self.norm1, self.conv1 = FrameGroupNorm(in_channels), CausalConv3d(in_channels, out_channels)
-        self.norm2, self.conv2 = FrameGroupNorm(out_channels), CausalConv3d(out_channels, out_channels)
+        self.norm1, self.conv1 = layers.norm(in_channels), layers.convolution(in_channels, out_channels)
+        self.norm2, self.conv2 = layers.norm(out_channels), layers.convolution(out_channels, out_channels)
         same = in_channels == out_channels
-        self.shortcut = nn.Identity() if same else CausalConv3d(in_channels, out_channels, kernel=1)
+        self.shortcut = nn.Identity() if same else layers.convolution(in_channels, out_channels, kernel=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)), stream)
+        return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)), stream)
 
 
-class AdaptiveGroupNorm(nn.Module):
-    """Normalisation whose scale and shift are read off the quantized latents of the same place and time.
+class ResidualBlocks(nn.Sequential):
+    """`count` blocks, the first of which changes the channels.
 
-    The paper gives no equation; ours is per frame and per position, `norm(x) * (1 + gamma(z)) + beta(z)`, starting at
-    the identity, because statistics pooled over time would break causality.
+    checkpoint: in training keep only the input of each block and compute the rest again in the backward pass.
     """
 
-    def __init__(self, channels: int, latent_dimension: int):
-        super().__init__()
-        self.norm = FrameGroupNorm(channels, affine=False)
-        self.modulation = CausalConv3d(latent_dimension, 2 * channels, kernel=1)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+    def __init__(self, in_channels: int, out_channels: int, count: int, layers: LayerFamily, checkpoint: bool = False):
+        widths = [in_channels] + [out_channels] * count
+        super().__init__(*(ResidualBlock(a, b, layers) for a, b in pairwise(widths)))
+        self.checkpoint = checkpoint
 
-    def forward(self, x: Tensor, latents: Tensor) -> Tensor:
-        gamma, beta = repeat_to(self.modulation(latents), x.shape).chunk(2, dim=1)
-        return self.norm(x) * (1 + gamma) + beta
-
-
-def _blocks(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(in_channels if i == 0 else out_channels, out_channels) for i in range(count)))
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        for block in self:
+            if self.checkpoint and self.training and torch.is_grad_enabled():
+                x = recompute(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, stream)
+        return x
 
 
-class Encoder(nn.Module):
+class Encoder(VideoEncoder):
     """Video -> latents. `multipliers` has one entry per level, `strides` one per step between levels.
 
-    `patch` > 1 folds that many pixels per side into channels before the first convolution, in place of the finest
-    level: the cheap stem of small models.
+    patch: > 1 folds that many pixels per side into channels before the first convolution, in place of the finest
+        level: the cheap stem of small models.
+    layers: the family of convolutions and normalisations; `CausalLayers()` where not given.
+    down: how it goes from level to level; `StridedConvolution()` where not given.
+    checkpoint: less memory in training for a second forward pass; the numbers are the same.
     """
 
     def __init__(
@@ -72,31 +81,44 @@ class Encoder(nn.Module):
         strides: Sequence[Triple] = LATE_TEMPORAL,
         num_blocks: int = 4,
         patch: int = 1,
+        layers: LayerFamily | None = None,
+        down: Downsampling | None = None,
+        checkpoint: bool = False,
     ):
         super().__init__()
         widths = _widths(channels, multipliers, strides)
-        self.patch = patch
-        self.conv_in = CausalConv3d(3 * patch**2, widths[0])
+        layers, down = layers or CausalLayers(), down or StridedConvolution()
+        self.patch, self.rule = patch, layers.rule
+        self.conv_in = layers.convolution(3 * patch**2, widths[0])
         self.levels, previous = nn.ModuleList(), widths[0]
         for width in widths:
-            self.levels.append(_blocks(previous, width, num_blocks))
+            self.levels.append(ResidualBlocks(previous, width, num_blocks, layers, checkpoint))
             previous = width
-        self.downs = nn.ModuleList(CausalConv3d(w, w, stride=s) for w, s in zip(widths, strides))
-        self.middle = _blocks(previous, previous, num_blocks)
-        self.norm_out, self.conv_out = FrameGroupNorm(previous), CausalConv3d(previous, dimension, kernel=1)
+        self.downs = nn.ModuleList(down.layer(layers, w, tuple(s)) for w, s in zip(widths, strides))
+        self.middle = ResidualBlocks(previous, previous, num_blocks, layers, checkpoint)
+        self.norm_out, self.conv_out = layers.norm(previous), layers.convolution(previous, dimension, kernel=1)
 
-    def forward(self, video: Tensor) -> Tensor:
+    @property
+    def streams(self) -> bool:
+        return self.causal
+
+    def forward(self, video: Tensor, stream: Stream | None = None) -> Tensor:
         """float (b, 3, 1 + s_t*k, h, w) -> float (b, dimension, 1 + k, h/s_h, w/s_w)."""
-        x = self.conv_in(space_to_depth(video, self.patch))
+        x = self.conv_in(space_to_depth(video, self.patch), stream)
         for i, level in enumerate(self.levels):
-            x = level(x)
+            x = level(x, stream)
             if i < len(self.downs):
-                x = self.downs[i](x)
-        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+                x = self.downs[i](x, stream)
+        return self.conv_out(F.silu(self.norm_out(self.middle(x, stream))))
 
 
-class Decoder(nn.Module):
-    """Quantized latents -> video: the encoder mirrored, depth-to-space up, adaptive norm before each level's blocks."""
+class Decoder(VideoDecoder):
+    """Quantized latents -> video: the encoder mirrored.
+
+    up: how it goes from level to level; `DepthToSpace()` where not given.
+    conditioning: what stands before each level's blocks; `AdaptiveNorm()` where not given.
+    The rest as for the encoder.
+    """
 
     def __init__(
         self,
@@ -106,25 +128,35 @@ class Decoder(nn.Module):
         strides: Sequence[Triple] = LATE_TEMPORAL,
         num_blocks: int = 4,
         patch: int = 1,
+        layers: LayerFamily | None = None,
+        up: Upsampling | None = None,
+        conditioning: Conditioning | None = None,
+        checkpoint: bool = False,
     ):
         super().__init__()
         widths = _widths(channels, multipliers, strides)[::-1]
-        self.patch = patch
-        self.conv_in = CausalConv3d(dimension, widths[0])
-        self.middle = _blocks(widths[0], widths[0], num_blocks)
-        self.adaptive = nn.ModuleList(AdaptiveGroupNorm(w, dimension) for w in widths)
-        self.levels = nn.ModuleList(_blocks(w, w, num_blocks) for w in widths)
-        self.ups = nn.ModuleList(DepthToSpaceUpsample(a, b, s) for a, b, s in zip(widths, widths[1:], strides[::-1]))
-        self.norm_out, self.conv_out = FrameGroupNorm(widths[-1]), CausalConv3d(widths[-1], 3 * patch**2)
+        layers, up, conditioning = layers or CausalLayers(), up or DepthToSpace(), conditioning or AdaptiveNorm()
+        self.patch, self.rule = patch, layers.rule
+        self.conv_in = layers.convolution(dimension, widths[0])
+        self.middle = ResidualBlocks(widths[0], widths[0], num_blocks, layers, checkpoint)
+        self.adaptive = nn.ModuleList(conditioning.layer(layers, w, dimension) for w in widths)
+        self.levels = nn.ModuleList(ResidualBlocks(w, w, num_blocks, layers, checkpoint) for w in widths)
+        steps = zip(widths, widths[1:], strides[::-1])
+        self.ups = nn.ModuleList(up.layer(layers, a, b, tuple(s)) for a, b, s in steps)
+        self.norm_out, self.conv_out = layers.norm(widths[-1]), layers.convolution(widths[-1], 3 * patch**2)
 
-    def forward(self, latents: Tensor) -> Tensor:
+    @property
+    def streams(self) -> bool:
+        return self.causal
+
+    def forward(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
         """float (b, dimension, 1 + k, h, w) -> float (b, 3, 1 + s_t*k, h*s_h, w*s_w), not clamped."""
-        x = self.middle(self.conv_in(latents))
+        x = self.middle(self.conv_in(latents, stream), stream)
         for i, level in enumerate(self.levels):
-            x = level(self.adaptive[i](x, latents))
+            x = level(self.adaptive[i](x, latents, stream), stream)
             if i < len(self.ups):
-                x = self.ups[i](x)
-        return depth_to_space(self.conv_out(F.silu(self.norm_out(x))), (1, self.patch, self.patch))
+                x = self.ups[i](x, stream)
+        return depth_to_space(self.conv_out(F.silu(self.norm_out(x)), stream), (1, self.patch, self.patch))
 
 
 def _widths(channels: int, multipliers: Sequence[int], strides: Sequence[Triple]) -> list[int]:
