@@ -14,7 +14,8 @@ from videopoet.tokenizers.visual.padding import Size, pad_to_lattice, padding_of
 from videopoet.tokenizers.visual.streaming import Stream
 from videopoet.tokenizers.visual.tiling import Tiles, decode_tiled, encode_tiled, owned, ramp, seam_error, spans
 
-NETWORK = {"dimension": 6, "channels": 8, "multipliers": (1, 1, 2), "strides": ((2, 2, 2), (2, 1, 1)), "num_blocks": 1, "patch": 2}
+STRIDES = ((2, 2, 2), (2, 1, 1))
+NETWORK = {"dimension": 6, "channels": 8, "multipliers": (1, 1, 2), "strides": STRIDES, "num_blocks": 1, "patch": 2}
 
 
 @pytest.fixture(scope="module")
