@@ -36,7 +36,8 @@ class ClipSchedule(Dataset[ClipBatch]):
     the r-th run of b. With `image_batch_ratio` > 0 that share of the steps, evenly spread, is of images instead: the
     first frames of 4 b samples, from an order of their own, so that both kinds go through all samples.
 
-    The first `first_image_steps` steps are all of images, as a video tokenizer starts from an image tokenizer.
+    The first `first_image_steps` steps are all of images, as a video tokenizer starts from an image tokenizer. Clips are
+    cut to their first `num_frames` frames where that is given.
 
     Example: ratio 0.25 makes steps 3, 7, 11 ... image steps.
     """
@@ -49,9 +50,12 @@ class ClipSchedule(Dataset[ClipBatch]):
         seed: int = 0,
         image_batch_ratio: float = 0.0,
         first_image_steps: int = 0,
+        num_frames: int | None = None,
         world_size: int = 1,
         rank: int = 0,
     ):
+        if num_frames is not None and not 1 <= num_frames <= reader.manifest.frames:
+            raise ValueError(f"num_frames is {num_frames}, the clips of {reader.folder} have {reader.manifest.frames}")
         if batch_size < 1 or not 0 <= image_batch_ratio <= 1:
             raise ValueError(
                 f"batch_size must be positive and image_batch_ratio in [0, 1], not {batch_size} and {image_batch_ratio}"
@@ -63,6 +67,7 @@ class ClipSchedule(Dataset[ClipBatch]):
         self.seed = seed
         self.image_batch_ratio = image_batch_ratio
         self.first_image_steps = first_image_steps
+        self.num_frames = num_frames
         self.world_size = world_size
         self.rank = rank
 
@@ -84,7 +89,7 @@ class ClipSchedule(Dataset[ClipBatch]):
 
     def __getitem__(self, step: int) -> ClipBatch:
         image = self.is_image_step(step)
-        clips = [self._clip(index, 1 if image else None) for index in self.indices(step)]
+        clips = [self._clip(index, 1 if image else self.num_frames) for index in self.indices(step)]
         videos, sounds = zip(*clips)
         return ClipBatch(video=torch.stack(videos), audio=torch.stack(sounds), step=step)
 
@@ -123,6 +128,7 @@ class ClipDataModule(StepDataModule):
         batch_size: clips per step and rank.
         image_batch_ratio: share of the steps that train on images, the first frames of 4 times as many clips.
         first_image_steps: steps at the start that train on images only.
+        num_frames: take the first so many frames of every clip, e.g. 16 of 17 for a tokenizer of whole windows.
         validation_shards: folder of media shards to validate on; no validation without.
         num_validation_batches: at most this many batches a validation, the same ones every time.
         seed: of the order.
@@ -135,6 +141,7 @@ class ClipDataModule(StepDataModule):
         batch_size: int = 16,
         image_batch_ratio: float = 0.0,
         first_image_steps: int = 0,
+        num_frames: int | None = None,
         validation_shards: str | None = None,
         num_validation_batches: int = 4,
         seed: int = 0,
@@ -145,6 +152,7 @@ class ClipDataModule(StepDataModule):
         self.batch_size = batch_size
         self.image_batch_ratio = image_batch_ratio
         self.first_image_steps = first_image_steps
+        self.num_frames = num_frames
         self.validation_shards = validation_shards
         self.num_validation_batches = num_validation_batches
         self.seed = seed
@@ -181,6 +189,7 @@ class ClipDataModule(StepDataModule):
             seed=self.seed,
             image_batch_ratio=image_batch_ratio,
             first_image_steps=first_image_steps,
+            num_frames=self.num_frames,
             world_size=world_size,
             rank=rank,
         )

@@ -56,6 +56,14 @@ def test_a_position_does_not_depend_on_how_it_is_reached():
 # --- batches
 
 
+def test_clips_are_cut_to_the_first_frames(shards):
+    whole, cut = (schedule(shards, num_frames=n, image_batch_ratio=0.5) for n in (None, 4))
+    assert torch.equal(cut[0].video, whole[0].video[:, :, :4]) and cut[0].audio.shape[2] == 8000
+    assert torch.equal(cut[1].video, whole[1].video), "an image has one frame anyway"
+    with pytest.raises(ValueError, match=r"num_frames is 6, the clips of .* have 5"):
+        schedule(shards, num_frames=6)
+
+
 def test_a_batch_holds_the_scheduled_clips_in_range(shards):
     clips = schedule(shards, seed=5)
     batch = clips[3]

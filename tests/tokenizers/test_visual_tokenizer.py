@@ -1,7 +1,10 @@
 """The visual tokenizer: strictly causal, an image is a clip of one frame, codes round-trip; on random and trained weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from conftest import VISUAL
 
 from videopoet import component
@@ -110,6 +113,24 @@ def test_rearrangements_are_inverse_and_follow_the_drop_rule():
     assert depth_to_space(torch.randn(1, 8, 3, 2, 2), (2, 2, 2)).shape == (1, 1, 5, 4, 4)
     latents = torch.arange(3.0).reshape(1, 1, 3, 1, 1)
     assert repeat_to(latents, torch.Size((1, 1, 9, 2, 2)))[0, 0, :, 0, 0].tolist() == [0, 1, 1, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("name, clip, lattice, millions", [
+    ("video_128", (17, 128, 128), (5, 16, 16), 336.3), ("video_64", (17, 64, 64), (5, 8, 8), 336.3),
+    ("video_128", (41, 128, 224), (11, 16, 28), 336.3), ("image_128", (1, 128, 128), (1, 16, 16), 105.2),
+    ("image_256", (1, 256, 256), (1, 16, 16), 108.3), ("image_512", (1, 512, 512), (1, 16, 16), 157.9),
+])  # fmt: skip
+def test_published_configs_have_the_published_geometry(name, clip, lattice, millions):
+    """At full size, without memory: shapes only."""
+    path = Path(__file__).parents[2] / f"configs/tokenizer/magvit_v2_{name}.yaml"
+    spec = yaml.safe_load(path.read_text())["model"]["init_args"]["tokenizer"]
+    with torch.device("meta"):
+        model = component.instantiate(spec).eval()
+        assert model.latents(torch.zeros(1, 3, *clip)).shape == (1, 18, *lattice)
+        assert model.lattice(*clip) == lattice
+        assert model.decoder(torch.zeros(1, 18, *lattice)).shape == (1, 3, *clip)
+    assert model.codebook_size == 2**18 and model.causal
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
 # --- the quantizer
