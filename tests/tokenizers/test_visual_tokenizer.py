@@ -133,57 +133,6 @@ def test_published_configs_have_the_published_geometry(name, clip, lattice, mill
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
-# --- the quantizer
-
-
-@pytest.mark.parametrize("num_bits", [1, 6, 18, 40])
-def test_codes_round_trip(num_bits):
-    quantizer = LookupFreeQuantizer(num_bits).eval()
-    latents, codes, _, _ = quantizer(torch.randn(2, num_bits, 3, 4, 4))
-    assert torch.equal(quantizer.embed(codes), latents)
-    assert torch.equal(quantizer(latents).codes, codes)
-
-
-def test_least_significant_bit_first():
-    z = torch.tensor([0.4, -1.0, 2.0]).reshape(1, 3, 1, 1, 1)
-    assert LookupFreeQuantizer(3).eval()(z).codes.item() == 5
-
-
-def test_entropies_equal_the_full_table():
-    """Closed form and groups against the softmax over all 2^6 codes, `p(c|z) ~ exp(2 z.c / temperature)`."""
-    torch.manual_seed(0)
-    quantizer = LookupFreeQuantizer(6, temperature=0.7)
-    z = torch.randn(5, 6, 1, 2, 2)
-    metrics = quantizer(z).metrics
-    scaled = torch.nn.functional.normalize(z, dim=1).movedim(1, -1).reshape(-1, 6) * 6**0.5
-    table = quantizer.embed(torch.arange(64).reshape(64, 1, 1, 1)).reshape(64, 6)
-    p = (2 * scaled @ table.T / 0.7).softmax(-1)
-    torch.testing.assert_close(metrics["token_entropy"], -(p * p.log()).sum(-1).mean())
-    torch.testing.assert_close(metrics["batch_entropy"], -(p.mean(0) * p.mean(0).log()).sum(), atol=1e-4, rtol=1e-4)
-
-
-def test_grouped_batch_entropy_bounds_the_joint():
-    torch.manual_seed(0)
-    z = torch.randn(4, 6, 1, 3, 3)
-    joint, grouped = (LookupFreeQuantizer(6, temperature=1.0, bits_per_group=g)(z).metrics for g in (6, 2))
-    assert grouped["batch_entropy"] >= joint["batch_entropy"] - 1e-5
-
-
-def test_gradient_passes_straight_through():
-    z = torch.randn(2, 6, 1, 2, 2, requires_grad=True)
-    LookupFreeQuantizer(6, commitment_weight=0, entropy_weight=0)(z).latents.square().sum().backward()
-    assert z.grad.abs().max() > 0
-
-
-def test_entropy_weight_is_annealed():
-    quantizer = LookupFreeQuantizer(4, anneal_ratio=3.0, anneal_steps=10)
-    scales = []
-    for _ in range(12):
-        scales.append(quantizer.entropy_scale())
-        quantizer(torch.randn(1, 4, 1, 2, 2))
-    assert scales[0] == 3.0 and scales[5] == 2.0 and scales[-1] == 1.0
-
-
 def test_a_fixed_batch_is_learned(clip):
     torch.manual_seed(0)
     model = component.instantiate(VISUAL)

@@ -5,6 +5,7 @@ from encodec.quantization.core_vq import EuclideanCodebook, ResidualVectorQuanti
 from torch import Tensor, nn
 
 from videopoet.tokenizers.quantizers.quantizer import Quantized, Quantizer
+from videopoet.tokenizers.quantizers.usage import code_perplexity, code_usage
 
 
 class _Codebook(EuclideanCodebook):
@@ -103,14 +104,3 @@ class ResidualVectorQuantizer(Quantizer):
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.size):
             raise ValueError(f"codes span {codes.min()} to {codes.max()}, must lie in [0, {self.size})")
         return self.vq.decode(codes.long().permute(2, 0, 1))
-
-
-def code_usage(counts: Tensor) -> Tensor:
-    """Fraction of codes that occur at all, from counts per code."""
-    return (counts > 0).float().mean()
-
-
-def code_perplexity(counts: Tensor) -> Tensor:
-    """exp(entropy) of the code histogram in counts per code: 1 if one code is used, len(counts) if all evenly."""
-    probabilities = counts / counts.sum().clamp(min=1)
-    return torch.special.entr(probabilities).sum().exp()
