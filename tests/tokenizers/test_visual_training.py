@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import socket
 from typing import NamedTuple
 
 import lightning
@@ -306,6 +308,69 @@ def test_images_and_clips_train_both_networks(recipe, frames):
     names |= {"paper": {"r1", "lecam"}, "hinge": {"adaptive_weight"}}[recipe]
     logged = {name.removeprefix("train/"): float(value) for name, value in t.callback_metrics.items()}
     assert names <= set(logged) and all(math.isfinite(value) for value in logged.values())
+
+
+def test_mixed_precision_trains_both_networks():
+    model = module(RECIPES["paper"]())
+    model.loss.perceptual.size = 24
+    t = trainer(4, precision="bf16-mixed")
+    t.fit(model, clips(5, 1, 5, 1))
+    assert weights(model).isfinite().all() and all(value.isfinite() for value in t.callback_metrics.values())
+    assert model.adversarial.lecam.real.dtype == torch.float32
+
+
+# --- several processes
+
+
+def rank(number: int, count: int, port: int, out: str) -> None:
+    """Three steps on this rank's share of three batches of two; saves gradients, weights and running means."""
+    if count > 1:
+        places = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
+        places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        os.environ.update({name: str(value) for name, value in places.items()})
+    torch.set_num_threads(1)
+    gradients = []
+
+    class Note(lightning.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            found = [
+                p.grad.flatten() for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            ]
+            gradients.append(torch.cat(found))
+
+    model = module(RECIPES["paper"]())
+    model.loss.perceptual.num_frames = None  # every rank would draw the same few of its own
+    share = [Video(batch.video[number::count]) for batch in clips(5, 1, 5)]
+    several = {"devices": count, "strategy": "ddp_find_unused_parameters_true"} if count > 1 else {}
+    t = trainer(3, callbacks=[Note()], use_distributed_sampler=False, **several)
+    t.fit(model, DataLoader(share, batch_size=None, collate_fn=lambda batch: batch))
+    lecam = {name: value.clone() for name, value in model.adversarial.lecam.state_dict().items()}
+    torch.save((gradients, weights(model), lecam, t.global_step), out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_equal_one_with_the_joint_batch(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    names = [tmp_path / name for name in ("joint", "first", "second")]
+    spawn = torch.multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=rank, args=(i, 2, port, names[1 + i])) for i in (0, 1)]
+    for process in processes:
+        process.start()
+    rank(0, 1, port, names[0])
+    for process in processes:
+        process.join(800)
+        assert process.exitcode == 0
+    joint, first, second = (torch.load(name, weights_only=True) for name in names)
+    assert torch.equal(first[1], second[1]) and (joint[3], first[3]) == (3, 3)
+    for name, value in joint[2].items():
+        assert torch.equal(first[2][name], second[2][name])
+        torch.testing.assert_close(first[2][name], value, rtol=1e-3, atol=1e-3)
+    assert len(joint[0]) == len(first[0]) == 6
+    for one, two in zip(joint[0][:2], first[0][:2]):  # later ones start from weights rounded otherwise
+        assert (one - two).norm() < 1e-3 * one.norm()
 
 
 # --- resume

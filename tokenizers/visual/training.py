@@ -44,7 +44,7 @@ class VideoTokenizerTraining(lightning.LightningModule):
         self.learning_rate, self.betas, self.warmup_steps = learning_rate, betas, warmup_steps
 
     def setup(self, stage: str) -> None:
-        # Not in the constructor: Lightning checks there that nobody wants clipping or accumulation without it.
+        # Set here, after Lightning has refused to clip or accumulate for manual steps: these do both themselves.
         self.automatic_optimization = self.adversarial is None
 
     def training_step(self, batch, index: int) -> Tensor | None:
