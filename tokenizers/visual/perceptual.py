@@ -45,7 +45,7 @@ class Perceptual(nn.Module):
 
     def _frames(self, video: Tensor, step: int) -> Tensor:
         """(b, 3, t, h, w) -> (n, 3, h', w'), the same choice for every video of one shape."""
-        frames = video.transpose(1, 2).flatten(0, 1)
+        frames = video.float().transpose(1, 2).flatten(0, 1)
         if self.num_frames is not None and self.num_frames < len(frames):
             order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(step))
             frames = frames[order[: self.num_frames].to(frames.device)]

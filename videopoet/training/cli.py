@@ -60,6 +60,7 @@ def fit(arguments: list[str]) -> FitCLI:
     """Run `fit` with LightningCLI arguments, e.g. `["-c", "configs/demo/lm.yaml", "--trainer.max_steps=10"]`."""
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # `videopoet` read the command line
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")  # the data module's cursor is exact
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")  # saving after is meant
     return FitCLI(
         LightningModule,
         LightningDataModule,
