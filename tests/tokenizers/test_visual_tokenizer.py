@@ -112,6 +112,17 @@ def test_rearrangements_are_inverse_and_follow_the_drop_rule():
     assert repeat_to(latents, torch.Size((1, 1, 9, 2, 2)))[0, 0, :, 0, 0].tolist() == [0, 1, 1, 1, 1, 2, 2, 2, 2]
 
 
+# --- the quantizer
+
+
+@pytest.mark.parametrize("num_bits", [1, 6, 18, 40])
+def test_codes_round_trip(num_bits):
+    quantizer = LookupFreeQuantizer(num_bits).eval()
+    latents, codes, _, _ = quantizer(torch.randn(2, num_bits, 3, 4, 4))
+    assert torch.equal(quantizer.embed(codes), latents)
+    assert torch.equal(quantizer(latents).codes, codes)
+
+
 def test_a_fixed_batch_is_learned(clip):
     torch.manual_seed(0)
     model = component.instantiate(VISUAL)
