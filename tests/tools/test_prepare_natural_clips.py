@@ -72,7 +72,7 @@ def template_packages(tmp_path, monkeypatch):
     nodes = [{"type": "CLIPTextEncode", "widgets_values": [prompt]},
              {"type": "CLIPTextEncode", "widgets_values": ["worst quality, blurry, deformed hands, more and more words"]},
              {"type": "MarkdownNote", "widgets_values": ["these are the words of a note to the user of it"]},
-             {"type": "CLIPTextEncode", "mode": 4, "widgets_values": ["a muted node that says more than the rest"]}]  # fmt: skip
+             {"type": "CLIPTextEncode", "mode": 4, "widgets_values": ["a muted node that says more"]}]  # fmt: skip
     workflow = json.dumps({"nodes": [], "definitions": {"subgraphs": [{"nodes": nodes}]}}).encode()
     install("comfyui-workflow-templates-media-video",
             {f"t/{name}.webp": webp(frames) for name, frames in
