@@ -1,7 +1,7 @@
 """Media files <-> arrays: mp4 with sound is written; anything PyAV or Pillow can open is read."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -164,6 +164,30 @@ def write_media(path: str | os.PathLike, media: Media, crf: int = 12) -> None:
         raise ValueError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
+def write_video(path: str | os.PathLike, chunks: Iterable[np.ndarray], fps: float, crf: int = 12) -> None:
+    """`write_media` without sound, for pictures that come in chunks, uint8 `t h w 3`, of which one is held at a time."""
+    path, index, stream = Path(path), 0, None
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
+    try:
+        with whole_or_nothing(path) as temporary:
+            with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+                reformatter = VideoReformatter()
+                for chunk in chunks:
+                    if stream is None:
+                        _check(path, Media(video=chunk, fps=fps))
+                        stream = _video_stream(container, fps, chunk.shape[1:3], crf)
+                    for picture in chunk:
+                        frame = _frame(picture, stream, reformatter)
+                        frame.pts, index = index, index + 1
+                        container.mux(stream.encode(frame))
+                if stream is None:
+                    raise ValueError(f"{path}: nothing to write, no picture")
+                container.mux(stream.encode(None))
+    except (FFmpegError, OSError) as error:
+        raise ValueError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+
+
 def _check(path: Path, media: Media) -> None:
     video, audio = media.video, media.audio
     if video is not None and (video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape):
@@ -178,20 +202,27 @@ def _encoders(container: av.container.OutputContainer, media: Media, crf: int) -
     """Packets of both streams; all streams are added before the first packet, as mp4 wants."""
     video = audio = None
     if media.video is not None:
-        rate = Fraction(media.fps).limit_denominator(1001)
-        video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"})
-        video.height, video.width = (-(-side // 2) * 2 for side in media.video.shape[1:3])
-        video.pix_fmt = "yuv420p"
-        video.codec_context.thread_count = 1 if video.height * video.width <= 640 * 480 else 0
-        # Said in the file, so that every player undoes the same matrix.
-        video.codec_context.colorspace = Colorspace.ITU601
-        video.codec_context.color_range = ColorRange.MPEG
-        video.codec_context.color_primaries = video.codec_context.color_trc = 6  # SMPTE 170M
+        video = _video_stream(container, media.fps, media.video.shape[1:3], crf)
     if media.audio is not None and media.audio.shape[1]:
         rate = media.sample_rate if media.sample_rate in AAC_RATES else 48000
         audio = container.add_stream("aac", rate=rate, layout=("mono", "stereo")[media.audio.shape[0] - 1])
         audio.bit_rate = 96000 * media.audio.shape[0]
     yield from _interleave(media, video, audio)
+
+
+def _video_stream(
+    container: av.container.OutputContainer, fps: float, size: tuple[int, int], crf: int
+) -> av.VideoStream:
+    rate = Fraction(fps).limit_denominator(1001)
+    video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"})
+    video.height, video.width = (-(-side // 2) * 2 for side in size)
+    video.pix_fmt = "yuv420p"
+    video.codec_context.thread_count = 1 if video.height * video.width <= 640 * 480 else 0
+    # Said in the file, so that every player undoes the same matrix.
+    video.codec_context.colorspace = Colorspace.ITU601
+    video.codec_context.color_range = ColorRange.MPEG
+    video.codec_context.color_primaries = video.codec_context.color_trc = 6  # SMPTE 170M
+    return video
 
 
 def _interleave(media: Media, video: av.VideoStream | None, audio: av.AudioStream | None) -> Iterator[av.Packet]:

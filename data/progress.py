@@ -7,8 +7,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over `total` steps; the block receives `advance(steps)`. It vanishes when done and needs no terminal."""
+def bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` steps, None where not known; the block receives `advance(steps)`.
+
+    It vanishes when done and needs no terminal.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
