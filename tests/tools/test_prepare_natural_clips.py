@@ -65,7 +65,7 @@ def template_packages(tmp_path, monkeypatch):
         path = site / "picture.webp"
         site.mkdir(exist_ok=True)
         first, *rest = (Image.fromarray(picture) for picture in moving(frames, 34, 40))
-        first.save(path, save_all=True, append_images=rest, duration=100)
+        first.save(path, save_all=True, append_images=rest, duration=100, lossless=True)
         return path.read_bytes()
 
     prompt = "A red fox walks slowly through deep snow"
