@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videopoet.tokenizers.visual.perceptual import Perceptual
+
 Plane = Literal["rgb", "luma"]
 LUMA = (0.299, 0.587, 0.114)  # BT.601 weights on R'G'B' in full range
 PEAK = 255.0
@@ -139,6 +141,20 @@ class LearnedDistance:
                 f"{self.name} gave {len(by_frame)} distances for {len(original)} frames: it must give (n,)"
             )
         return _score(self.name, "1", by_frame, by_frame.mean(), higher_is_better=False)
+
+
+def learned_distance(perceptual: Perceptual) -> LearnedDistance:
+    """A perceptual loss of the tokenizers as a metric, unweighted, called after its class and its network's."""
+    if not perceptual.weight > 0:
+        raise ValueError(f"a distance of weight {perceptual.weight} is no distance: give it weight 1")
+
+    def distance(original: Tensor, other: Tensor) -> Tensor:
+        # One frame at a time: the losses average over the frames they are given.
+        pairs = zip(original[:, None, :, None], other[:, None, :, None])
+        return torch.stack([perceptual(b, a) / perceptual.weight for a, b in pairs])
+
+    name = f"{type(perceptual).__name__}_{type(perceptual.network).__name__}".lower()
+    return LearnedDistance(name=name, distance=distance)
 
 
 def standard_metrics(height: int, width: int) -> tuple[Metric, ...]:
