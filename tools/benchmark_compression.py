@@ -38,7 +38,7 @@ from videopoet.data.progress import bar
 from videopoet.data.transforms import ResizeCrop
 from videopoet.evaluation.codecs import ENCODERS, PIXEL_FORMATS, Coded, Ffmpeg, code_by_tokenizer, find_ffmpeg
 from videopoet.evaluation.rate_distortion import Point, at_rate, bd_rate, curves, plot, point
-from videopoet.evaluation.reconstruction import Metric, Score, compare, learned_distance, standard_metrics
+from videopoet.evaluation.reconstruction import Metric, compare, learned_distance, mean_score, standard_metrics
 from videopoet.evaluation.report import command, machine, markdown
 from videopoet.pipeline import SHIPPED
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
@@ -65,8 +65,8 @@ class Clip:
 class Study:
     """The points of all clips, as they come in; those of an earlier run in the same folder are taken from there."""
 
-    def __init__(self, out: Path, learned: list[Metric]):
-        self.out, self.learned = out, learned
+    def __init__(self, out: Path, metrics: list[Metric]):
+        self.metrics = metrics
         self.points: list[Point] = []
         self.failures: list[str] = []
         self._file = out / "points.jsonl"
@@ -75,23 +75,19 @@ class Study:
 
     def add(self, clip: Clip, codec: str, quality: str, settings: str, code) -> None:
         """Code, measure and keep one point, unless it is known; a refusal is kept as a failure."""
-        names = [metric.name for metric in self.learned]
-        key = hashlib.sha256(json.dumps([clip.digest, codec, quality, settings, names]).encode()).hexdigest()
+        measured = [getattr(metric, "name", repr(metric)) for metric in self.metrics]
+        key = hashlib.sha256(json.dumps([clip.digest, codec, quality, settings, measured]).encode()).hexdigest()
         if key not in self._known:
             try:
                 coded: Coded = code()
             except ValueError as error:
                 self.failures.append(f"{codec}, {quality}, {clip.name}: {error}")
                 return
-            found = point(codec, quality, clip.name, clip.video, coded, self.scores(clip, coded.video))
+            found = point(codec, quality, clip.name, clip.video, coded, compare(clip.video, coded.video, self.metrics))
             with self._file.open("a") as file:
                 file.write(json.dumps({"key": key, "point": found.to_json()}, allow_nan=False) + "\n")
             self._known[key] = found
         self.points.append(self._known[key])
-
-    def scores(self, clip: Clip, other: np.ndarray) -> dict[str, Score]:
-        """All metrics that pictures of this size have, and the learned ones."""
-        return compare(clip.video, other, [*standard_metrics(*clip.video.shape[1:3]), *self.learned])
 
 
 def _entry(line: str) -> dict | None:
@@ -137,11 +133,13 @@ def run(a: argparse.Namespace) -> None:
     tokenizers = dict(_tokenizer(text) for text in a.tokenizer or [str(SHIPPED / "visual.safetensors")])
     learned = [] if a.perceptual is None else [_learned(a.perceptual)]
     a.out.mkdir(parents=True, exist_ok=True)
-    study, clips, ceilings = Study(a.out, learned), list(read_clips(a.video, a)), []
+    clips, ceilings = list(read_clips(a.video, a)), []
+    height, width = (min(clip.video.shape[axis] for clip in clips) for axis in (1, 2))
+    study = Study(a.out, [*standard_metrics(height, width), *learned])  # what the smallest has: one curve, one metric
     steps = sum(len(_qualities(encoder.qualities, a)) for encoder in encoders.values()) + len(tokenizers)
     with bar("codings", steps * len(clips)) as advance:
         for clip in clips:
-            ceilings.append(study.scores(clip, ffmpeg.ceiling(clip.video)))
+            ceilings.append(compare(clip.video, ffmpeg.ceiling(clip.video), study.metrics))
             for tokenizer_name, tokenizer in tokenizers.items():
                 _add_tokenizer(study, clip, tokenizer_name, tokenizer)
                 advance(1)
@@ -188,8 +186,7 @@ def _report(
     a: argparse.Namespace, study: Study, clips: list[Clip], ceilings: list, ffmpeg: Ffmpeg, names: list[str]
 ) -> None:
     found = curves(study.points, [clip.name for clip in clips])
-    shared = set.intersection(*(set(scores) for scores in ceilings))
-    ceiling = {m: math.fsum(s[m].overall for s in ceilings) / len(ceilings) for m in ceilings[0] if m in shared}
+    ceiling = {name: mean_score([scores[name] for scores in ceilings]).overall for name in ceilings[0]}
     text = tables(found, ceiling, names)
     shapes = sorted({f"{c.video.shape[2]}x{c.video.shape[1]}, {len(c.video)} frames, {c.fps:g} fps" for c in clips})
     header = [f"{len(clips)} clips: {'; '.join(shapes[:4])}{' ...' if len(shapes) > 4 else ''}",

@@ -198,7 +198,7 @@ def _children_seconds() -> float:
 
 
 def tokenizer_bits(codes: np.ndarray, codebook_size: int) -> dict[str, int]:
-    """Codes (t, h, w) -> bits by each coder of token files: as they are ("packed"), or entropy-coded."""
+    """Codes (t, h, w) -> bits by each coder of token files: as they are ("packed"), or entropy-coded. Whole bytes."""
     bits = codes_to_bits(codes, bits_needed(codebook_size))
     return {name: 8 * len(coder().encode(bits)) for name, coder in CODERS.items()}
 
