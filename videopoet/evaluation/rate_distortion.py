@@ -145,7 +145,7 @@ def plot(
     except ImportError:
         return False
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     names = list(dict.fromkeys(name for line in found.values() for p in line for name in p.scores))
     figure, axes = pyplot.subplots(1, len(names), figsize=(4.2 * len(names), 4), squeeze=False, layout="constrained")
@@ -158,8 +158,11 @@ def plot(
             axis.axhline(ceiling[name], color="grey", linestyle="--", linewidth=1, label="colour conversion alone")
         units = {p.scores[name].unit for line in found.values() for p in line if name in p.scores}
         axis.set(xscale="log", xlabel="bits per pixel", title=f"{name} ({', '.join(units)})".replace(" (1)", ""))
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
