@@ -131,7 +131,8 @@ def world(tmp_path_factory) -> Path:
         for seed in range(6):
             scene = Scene.sample(seed)
             audio = None if seed == 5 else audio_to_int16(scene.sound(17, 8))
-            clip = Clip(key="", video=scene.render(17, 8, 16), audio=audio, captions=scene.captions())
+            source = {"bounce": scene.attributes()}
+            clip = Clip(key="", video=scene.render(17, 8, 16), audio=audio, captions=scene.captions(), source=source)
             writer.write(f"{seed}", clip.record())
         writer.finish(MediaManifest(fps=8.0, frames=17, height=16, width=16, sample_rate=16000))
     return folder

@@ -64,7 +64,7 @@ def tokens(tmp_path_factory, shipped) -> str:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[str(p.relative_to(ROOT)) for p in CONFIGS])
-def test_config_takes_a_step(path, world, tokens, shipped, text_model, tmp_path, monkeypatch):
+def test_config_takes_a_step(path, world, world_tokens, tokens, shipped, text_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     configs = stack(path)
     kind = yaml.safe_load(configs[0].read_text())["data"]["class_path"].rpartition(".")[2]
@@ -80,6 +80,11 @@ def test_config_takes_a_step(path, world, tokens, shipped, text_model, tmp_path,
             f"--data.init_args.tokenizers={{visual: {shipped}/visual.safetensors, audio: {shipped}/audio.safetensors}}",
             "--data.init_args.tokens_per_batch=200",
             f"--model.init_args.model.init_args.text_encoder.init_args.sentencepiece={text_model}",
+        ],
+        "LabelledDataModule": [
+            f"--data.init_args.shards={world if path.stem == 'pixels' else world_tokens}",
+            "--data.init_args.validation_shards=null",
+            "--data.init_args.batch_size=2",
         ],
     }[kind]
     overlay += shrink(yaml.safe_load(path.read_text()))

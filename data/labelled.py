@@ -1,0 +1,196 @@
+"""Clips or their codes with a class each: what a classifier trains on, out of media shards and token shards alike."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from videopoet.data.order import sample_indices
+from videopoet.data.schema import Manifest, MediaManifest
+from videopoet.data.shards import ShardReader
+from videopoet.data.steps import StepDataModule
+from videopoet.data.transforms import video_to_float
+
+
+class Label(ABC):
+    """Says the class of a sample by what its shard says about it; both kinds of shards carry that along."""
+
+    @abstractmethod
+    def __call__(self, source: dict[str, Any]) -> str | None:
+        """`source` of a sample's JSON -> name of its class; None to leave the sample out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderLabel(Label):
+    """The top folder of the file a clip was cut from: `running/a/1.mp4` -> "running". Files outside folders are left out.
+
+    Build the shards from a folder that holds one folder per class.
+    """
+
+    def __call__(self, source: dict[str, Any]) -> str | None:
+        parts = PurePosixPath(source.get("file", "")).parts
+        return parts[0] if len(parts) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BounceLabel(Label):
+    """What the one object of a scene of the built-in world does ("motion") or is; scenes with two are left out.
+
+    attribute: motion (still, drift, fall, bounce), shape, colour or size.
+    """
+
+    attribute: str = "motion"
+
+    def __post_init__(self) -> None:
+        if self.attribute not in ("motion", "shape", "colour", "size"):
+            raise ValueError(f"no attribute '{self.attribute}' of an object: take motion, shape, colour or size")
+
+    def __call__(self, source: dict[str, Any]) -> str | None:
+        objects = source.get("bounce", {}).get("objects", ())
+        if len(objects) != 1:
+            return None
+        value = objects[0][self.attribute]
+        return value["kind"] if self.attribute == "motion" else value
+
+
+class LabelledBatch(NamedTuple):
+    """What one rank trains on in one step."""
+
+    inputs: Tensor  # float (b, 3, t, h, w) in [-1, 1] of media shards, codes int64 (b, t, h, w) of token shards
+    classes: Tensor  # int64 (b,)
+    step: int
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch on `device`."""
+        inputs, classes = (x.to(device, non_blocking=non_blocking) for x in (self.inputs, self.classes))
+        return self._replace(inputs=inputs, classes=classes)
+
+
+class LabelledSamples:
+    """The samples of a shard folder that have a label. Raises ValueError where none has."""
+
+    def __init__(self, shards: str, label: Label):
+        self.reader = ShardReader(shards)
+        sources = (self.reader.read(i, fields=("json",))["json"].get("source", {}) for i in range(len(self.reader)))
+        labels = {index: name for index, source in enumerate(sources) if (name := label(source)) is not None}
+        if not labels:
+            raise ValueError(
+                f"{shards}: none of {len(self.reader)} samples has a class by {label}; choose another label"
+            )
+        self.labels = labels
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.reader.manifest
+
+    def names(self) -> list[str]:
+        """The classes that occur, sorted."""
+        return sorted(set(self.labels.values()))
+
+    def counts(self) -> Counter[str]:
+        """Samples per class."""
+        return Counter(self.labels.values())
+
+    def inputs(self, index: int) -> Tensor:
+        """Pixels or codes of the sample at `index` of the shards."""
+        if isinstance(self.manifest, MediaManifest):
+            return video_to_float(self.reader.read(index, fields=("video",))["video"])
+        return torch.from_numpy(self.reader.read(index, fields=("visual",))["visual"].astype("int64"))
+
+
+class LabelledSchedule(Dataset[LabelledBatch]):
+    """`schedule[step]`: with a seed an endless seeded order, as in `ClipSchedule`; without, every sample once, in order.
+
+    classes: names in the order of their numbers. Raises ValueError for a sample of another class.
+    """
+
+    def __init__(
+        self,
+        samples: LabelledSamples,
+        classes: list[str],
+        *,
+        batch_size: int,
+        seed: int | None,
+        world_size: int = 1,
+        rank: int = 0,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, must be at least 1")
+        if unknown := sorted(set(samples.names()) - set(classes)):
+            raise ValueError(f"{samples.reader.folder} has classes that training does not have: {', '.join(unknown)}")
+        self.samples, self.seed, self.batch_size = samples, seed, batch_size
+        self.world_size, self.rank = world_size, rank
+        self.items = [(index, classes.index(name)) for index, name in samples.labels.items()]
+
+    def __len__(self) -> int:
+        """Steps in one pass, a last short batch included where there is no seed."""
+        if self.seed is None:
+            return -(-len(self.items) // self.batch_size)
+        return max(1, len(self.items) // (self.batch_size * self.world_size))
+
+    def __getitem__(self, step: int) -> LabelledBatch:
+        start = step * self.batch_size
+        if self.seed is None:
+            chosen = self.items[start : start + self.batch_size]
+        else:
+            start = start * self.world_size + self.rank * self.batch_size
+            places = sample_indices(len(self.items), self.seed, start, self.batch_size)
+            chosen = [self.items[place] for place in places]
+        inputs = torch.stack([self.samples.inputs(index) for index, _ in chosen])
+        return LabelledBatch(inputs=inputs, classes=torch.tensor([number for _, number in chosen]), step=step)
+
+
+class LabelledDataModule(StepDataModule):
+    """Labelled clips of media shards, or labelled codes of token shards, in an order that a resumed run continues.
+
+    Args:
+        shards: folder of media shards or token shards to train on.
+        validation_shards: folder of the same kind; each sample with a label is validated once. No validation without.
+        label: says the class of a sample.
+        batch_size: samples per step and rank.
+        seed: of the order.
+        num_workers: processes that read; 0 reads in the training process.
+    """
+
+    def __init__(
+        self,
+        shards: str,
+        label: Label,
+        validation_shards: str | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        num_workers: int = 0,
+    ):
+        super().__init__()
+        self.shards, self.validation_shards, self.label = shards, validation_shards, label
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+
+    def setup(self, stage: str) -> None:
+        """Open the shards and read every sample's label."""
+        self.train = LabelledSamples(self.shards, self.label)
+        self.classes = self.train.names()
+        self.validation = None
+        if self.validation_shards is not None:
+            self.validation = LabelledSamples(self.validation_shards, self.label)
+            if self.validation.manifest.kind != self.train.manifest.kind:
+                raise ValueError(f"{self.shards} and {self.validation_shards} are not both pixels or both codes")
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches from the first step not trained yet."""
+        world_size, rank = self.ranks()
+        schedule = LabelledSchedule(
+            self.train, self.classes, batch_size=self.batch_size, seed=self.seed, world_size=world_size, rank=rank
+        )
+        return self.train_loader(schedule, len(schedule))
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Every validation sample once."""
+        if self.validation is None:
+            return []
+        schedule = LabelledSchedule(self.validation, self.classes, batch_size=self.batch_size, seed=None)
+        return self.validation_loader(schedule, list(range(len(schedule))))
