@@ -1,0 +1,177 @@
+"""Train the rows of an ablation table under one budget and write the table.
+
+    python tools/run_ablation.py table5a --train SHARDS --validation SHARDS
+    python tools/run_ablation.py vocabulary_lfq --steps 2000 --train SHARDS --validation SHARDS
+    python tools/run_ablation.py table5a --quick          # a few steps on scenes of the built-in world
+
+A row is configs/ablation/TABLE_*.yaml laid over configs/ablation/base.yaml; all rows see the same clips in the same order
+for the same number of steps. Validation clips choose nothing. Rows that are done are kept in --out/TABLE.jsonl: a run
+that was cut off goes on with what is missing.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from videopoet.commands.corpus import positive
+from videopoet.commands.safely import run_safely
+from videopoet.commands.sample import best_device
+from videopoet.data.bounce import Scene
+from videopoet.data.progress import bar
+from videopoet.data.schema import Clip, MediaManifest
+from videopoet.data.shards import ShardReader, ShardWriter
+from videopoet.data.transforms import video_to_float, video_to_uint8
+from videopoet.evaluation.reconstruction import compare
+from videopoet.evaluation.report import command, machine, markdown
+from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
+from videopoet.training.cli import fit
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablation"
+QUICK_STEPS, QUICK_CLIPS = 6, 16
+FIRST_VALIDATION_SEED = 1_000_000  # scenes apart from those of training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One trained row, measured on all validation clips."""
+
+    config: str
+    what: str  # first line of the config's header
+    settings: str
+    parameters: int
+    bits: float  # per clip
+    psnr: float  # dB, mean over frames and clips
+    ssim: float
+    codes_used: int
+    seconds: float  # of training
+
+
+def tables() -> dict[str, list[Path]]:
+    """Table -> its rows: table5a, table5b, table5c, vocabulary_lfq, vocabulary_vq."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(CONFIGS.glob("*_*.yaml")):
+        parts = path.stem.split("_")
+        found.setdefault(parts[0] if parts[0].startswith("table") else "_".join(parts[:2]), []).append(path)
+    return found
+
+
+def run(a: argparse.Namespace) -> None:
+    """Data, trainings, table."""
+    if (a.train is None) != (a.validation is None):
+        raise ValueError("--train and --validation belong together: name both, or neither with --quick")
+    if a.train is None and not a.quick:
+        raise ValueError("name --train and --validation, folders made by 'videopoet shards build', or use --quick")
+    a.out.mkdir(parents=True, exist_ok=True)
+    if a.train is None:
+        a.train, a.validation = a.out / "clips" / "train", a.out / "clips" / "validation"
+        make_world(a.train, QUICK_CLIPS, 0)
+        make_world(a.validation, QUICK_CLIPS, FIRST_VALIDATION_SEED)
+    settings = json.dumps({"steps": a.steps, "batch_size": a.batch_size, "seed": a.seed, "train": str(a.train)})
+    file, paths = a.out / f"{a.table}.jsonl", tables()[a.table]
+    known = [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
+    rows = []
+    for number, path in enumerate(paths, 1):
+        row = next((r for r in known if (r.config, r.settings) == (path.stem, settings)), None)
+        if row is None:
+            print(f"[{number}/{len(paths)}] {path.stem}: {a.steps} steps", flush=True)
+            row = train(path, settings, a)
+            with file.open("a") as out:
+                out.write(json.dumps(asdict(row)) + "\n")
+        rows.append(row)
+    page = report(rows, a)
+    (a.out / f"{a.table}.md").write_text(page + "\n")
+    print(f"\n{page}\n\nin {a.out}: {file.name}, {a.table}.md")
+
+
+def make_world(folder: Path, scenes: int, first_seed: int) -> None:
+    """Media shards of scenes of the built-in world, without compression and sound."""
+    if (folder / "manifest.json").is_file():
+        return
+    with ShardWriter(folder, prefix="clips") as writer:
+        for seed in range(first_seed, first_seed + scenes):
+            scene = Scene.sample(seed)
+            clip = Clip(key="", video=scene.render(17, 8, 64), audio=None, captions=scene.captions(), source={})
+            writer.write(f"{seed:08d}", clip.record())
+        writer.finish(MediaManifest(fps=8.0, frames=17, height=64, width=64, sample_rate=16000))
+
+
+def train(path: Path, settings: str, a: argparse.Namespace) -> Row:
+    """One row by `videopoet fit`, then its averaged weights on every validation clip."""
+    start = time.perf_counter()
+    fitted = fit([
+        *("-c", str(CONFIGS / "base.yaml"), "-c", str(path)),
+        f"--seed_everything={a.seed}",
+        f"--data.init_args.seed={a.seed}",
+        f"--data.init_args.shards={a.train}",
+        "--data.init_args.validation_shards=",
+        f"--data.init_args.batch_size={a.batch_size}",
+        f"--trainer.max_steps={a.steps}",
+        f"--trainer.logger.init_args.save_dir={a.out / 'logs'}",
+        f"--trainer.logger.init_args.version={path.stem}",
+        "--trainer.enable_model_summary=false",
+        "--trainer.enable_checkpointing=false",
+        "--trainer.callbacks=[]",
+    ])  # fmt: skip
+    seconds = time.perf_counter() - start
+    tokenizer = fitted.model.tokenizer.eval().to(best_device())
+    parameters = sum(p.numel() for p in tokenizer.parameters())
+    found = measure(tokenizer, a.validation, fitted.datamodule.num_frames or None)
+    what = path.read_text().splitlines()[0].removeprefix("# ")
+    return Row(config=path.stem, what=what, settings=settings, parameters=parameters, seconds=seconds, **found)
+
+
+@torch.inference_mode()
+def measure(tokenizer: VideoTokenizer, shards: Path, num_frames: int | None) -> dict[str, float]:
+    """PSNR, SSIM and code usage over the validation clips."""
+    reader, scores, used, bits = ShardReader(shards, "media"), [], set(), 0.0
+    device = next(tokenizer.parameters()).device
+    with bar("validation clips", len(reader)) as advance:
+        for record in reader:
+            video = Clip.from_record(record).video[:num_frames]
+            codes = tokenizer.encode(video_to_float(video)[None].to(device))
+            back = video_to_uint8(tokenizer.decode(codes))[0]
+            scores.append(compare(video, back))
+            used.update(codes.unique().tolist())
+            bits = codes.numel() * (tokenizer.codebook_size - 1).bit_length()
+            advance(1)
+    means = {name: sum(s[name].overall for s in scores) / len(scores) for name in ("psnr", "ssim")}
+    return means | {"codes_used": len(used), "bits": bits}
+
+
+def report(rows: list[Row], a: argparse.Namespace) -> str:
+    """The table with what it takes to read it."""
+    columns = ["row", "what", "parameters", "bits per clip", "PSNR, dB", "SSIM", "codes used", "training, s"]
+    lines = [
+        [r.config, r.what, f"{r.parameters / 1e6:.2f} M", f"{r.bits:.0f}", f"{r.psnr:.2f}", f"{r.ssim:.3f}",
+         str(r.codes_used), f"{r.seconds:.0f}"] for r in rows
+    ]  # fmt: skip
+    facts = (f"{a.steps} steps of {a.batch_size} clips each, small networks (configs/ablation/base.yaml), pixel losses, on "
+             f"{len(ShardReader(a.train, 'media'))} clips; measured on {len(ShardReader(a.validation, 'media'))} others. "
+             "Nothing here is a result of the papers.")  # fmt: skip
+    quick = ["--quick: to see that it runs; not to be quoted"] if a.quick else []
+    return "\n\n".join([facts, f"`{command()}`", machine(), *quick, markdown(columns, lines, left=2)])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    root = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root.add_argument("table", choices=list(tables()), help="whose rows are trained")
+    root.add_argument("--train", type=Path, metavar="SHARDS", help="media shards")
+    root.add_argument("--validation", type=Path, metavar="SHARDS", help="media shards of other clips")
+    root.add_argument("--steps", type=positive, default=1000)
+    root.add_argument("--batch-size", type=positive, default=4)
+    root.add_argument("--seed", type=int, default=0)
+    root.add_argument("--out", type=Path, default=Path("out/ablation"), metavar="DIR")
+    root.add_argument("--quick", action="store_true", help=f"at most {QUICK_STEPS} steps of 2 clips")
+    root.set_defaults(run=run)
+    a = root.parse_args(arguments)
+    if a.quick:
+        a.steps, a.batch_size = min(a.steps, QUICK_STEPS), min(a.batch_size, 2)
+    run_safely(a, [])
+
+
+if __name__ == "__main__":
+    main()
