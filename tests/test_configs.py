@@ -22,11 +22,11 @@ def tokens(tmp_path_factory, shipped) -> str:
     folder, rng = tmp_path_factory.mktemp("tokens") / "shards", np.random.default_rng(0)
     prints = {name: component.read_fingerprint(shipped / f"{name}.safetensors") for name in ("visual", "audio")}
     manifest = TokenManifest(fps=8.0, frames=17, height=16, width=16, sample_rate=16000, fingerprints=prints,
-                             visual_lattice=(5, 2, 2), visual_codebook_size=2**14, audio_frames=7, audio_levels=2,
+                             visual_lattice=(5, 2, 2), visual_codebook_size=2**12, audio_frames=7, audio_levels=2,
                              audio_codebook_size=512)  # fmt: skip
     with ShardWriter(folder, prefix="tokens") as writer:
         for i in range(4):
-            visual, audio = rng.integers(0, 2**14, (5, 2, 2)), rng.integers(0, 512, (7, 2))
+            visual, audio = rng.integers(0, 2**12, (5, 2, 2)), rng.integers(0, 512, (7, 2))
             record = {
                 "visual": visual.astype(np.uint16),
                 "audio": audio.astype(np.uint16),
