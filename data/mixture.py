@@ -22,40 +22,33 @@ CYCLE = 100  # steps in which every task takes exactly its share
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """A task and its weight among the others. 0 switches it off."""
+    """A task and its weight among the others. 0 switches it off.
+
+    first_weight: its weight in the first stage of training, where that is another one (VideoPoet's first stage is
+    mostly images; see `configs/demo/lm.yaml`).
+    """
 
     task: Task
     weight: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """The first `steps` steps with other weights: task -> weight, tasks not named being off. A multiple of 100 steps.
-
-    VideoPoet's first stage is mostly images; see `configs/demo/lm.yaml`.
-    """
-
-    steps: int
-    weights: dict[str, float]
+    first_weight: float | None = None
 
 
 class Schedule:
     """Step -> (name of the task, how many steps that task had before), alternating one task per step.
 
     Each cycle of 100 steps holds every task as often as its weight says, in an order shuffled by (seed, cycle). A
-    function of its arguments alone: the same on every rank, and resuming needs the step and nothing else.
+    function of its arguments alone: the same on every rank, and resuming needs the step and nothing else. The first
+    `first_steps` steps, a multiple of 100, go by the first weights, if any of these is positive.
     """
 
-    def __init__(self, shares: dict[str, Share], seed: int, first: Stage | None = None):
+    def __init__(self, shares: dict[str, Share], seed: int, first_steps: int = 0):
+        if first_steps < 0 or first_steps % CYCLE:
+            raise ValueError(f"first_steps is {first_steps}: the first stage is a multiple of {CYCLE} steps")
         self.seed, self.counts = seed, _steps_per_cycle({name: share.weight for name, share in shares.items()})
-        self.first_cycles, self.first_counts = 0, dict.fromkeys(shares, 0)
-        if first is not None:
-            if first.steps % CYCLE:
-                raise ValueError(f"the first stage has {first.steps} steps, stages are multiples of {CYCLE}")
-            if unknown := first.weights.keys() - shares.keys():
-                raise ValueError(f"the first stage weighs {', '.join(sorted(unknown))}: tasks are {', '.join(shares)}")
-            self.first_cycles = first.steps // CYCLE
-            self.first_counts |= _steps_per_cycle(first.weights)
+        self.first_cycles, self.first_counts = first_steps // CYCLE, self.counts
+        if first_steps:
+            firsts = {n: s.weight if s.first_weight is None else s.first_weight for n, s in shares.items()}
+            self.first_counts = _steps_per_cycle(firsts) if any(firsts.values()) else self.counts
 
     def __call__(self, step: int) -> tuple[str, int]:
         cycle, place = divmod(step, CYCLE)
@@ -87,12 +80,12 @@ class Mixture(Dataset):
     """
 
     def __init__(self, reader: ShardReader, layout: Layout, tokenize, shares: dict[str, Share], *, seed: int,
-                 tokens_per_batch: int, drop_text: float, first_stage: Stage | None = None,
+                 tokens_per_batch: int, drop_text: float, first_steps: int = 0,
                  world_size: int = 1, rank: int = 0):  # fmt: skip
         if not layout.audio_frames:  # a corpus without sound: tasks that cannot do without are left out
             shares = {name: share for name, share in shares.items() if "audio" not in share.task.needs(layout)}
         self.reader, self.layout, self.tokenize, self.shares = reader, layout, tokenize, shares
-        self.schedule, self.seed, self.drop_text = Schedule(shares, seed, first_stage), seed, drop_text
+        self.schedule, self.seed, self.drop_text = Schedule(shares, seed, first_steps), seed, drop_text
         self.tokens_per_batch, self.world_size, self.rank = tokens_per_batch, world_size, rank
 
     def __getitem__(self, step: int) -> Batch:
@@ -157,7 +150,7 @@ class MixtureDataModule(StepDataModule):
     tokenizers: files of the tokenizers the tokens must have been made by, `visual` and `audio`; shards with another
         fingerprint are refused.
     tasks: name -> task and weight. A dict, so that one entry can be changed from the command line.
-    first_stage: other weights at the start of training.
+    first_steps: steps of the first stage, in which tasks have their `first_weight`.
     tokens_per_batch: tokens per rank and step.
     """
 
@@ -169,7 +162,7 @@ class MixtureDataModule(StepDataModule):
         tasks: dict[str, Share],
         tokenizers: dict[str, str],
         validation_tokens: str | None = None,
-        first_stage: Stage | None = None,
+        first_steps: int = 0,
         num_validation_batches: int = 2,
         tokens_per_batch: int = 8192,
         drop_text: float = 0.1,
@@ -178,7 +171,7 @@ class MixtureDataModule(StepDataModule):
     ):
         super().__init__()
         self.tokens, self.validation_tokens, self.shares = tokens, validation_tokens, tasks
-        self.first_stage = first_stage
+        self.first_steps = first_steps
         self.num_validation_batches, self.tokens_per_batch = num_validation_batches, tokens_per_batch
         self.drop_text, self.seed, self.num_workers = drop_text, seed, num_workers
         self.fingerprints = {name: read_fingerprint(path) for name, path in tokenizers.items()}
@@ -187,25 +180,25 @@ class MixtureDataModule(StepDataModule):
         """What must travel with a model trained on this: layout, tasks, fingerprints and the clip's geometry."""
         manifest = self._reader(self.tokens).manifest
         geometry = {k: getattr(manifest, k) for k in ("frames", "fps", "height", "width", "sample_rate")}
-        counts = self._mixture(self.tokens, 0.0, 1, 0, None).schedule.counts
+        counts = self._mixture(self.tokens, 0.0, 1, 0, 0).schedule.counts
         tasks = {name: self.shares[name].task.spec() for name, count in counts.items() if count}
         layout = asdict(self._layout(manifest))
         return {"layout": layout, "tasks": tasks, "fingerprints": dict(manifest.fingerprints), **geometry}
 
     def train_dataloader(self) -> DataLoader:
-        return self.train_loader(self._mixture(self.tokens, self.drop_text, *self.ranks(), self.first_stage))
+        return self.train_loader(self._mixture(self.tokens, self.drop_text, *self.ranks(), self.first_steps))
 
     def val_dataloader(self) -> DataLoader | list:
         if self.validation_tokens is None:
             return []
-        mixture = self._mixture(self.validation_tokens, 0.0, 1, 0, None)
+        mixture = self._mixture(self.validation_tokens, 0.0, 1, 0, 0)
         firsts: dict[str, list[int]] = {}
         for step in range(CYCLE):
             firsts.setdefault(mixture.schedule(step)[0], []).append(step)
         steps = [step for each in firsts.values() for step in each[: self.num_validation_batches]]
         return self.validation_loader(mixture, steps)
 
-    def _mixture(self, folder: str, drop_text: float, world_size: int, rank: int, first_stage: Stage | None) -> Mixture:
+    def _mixture(self, folder: str, drop_text: float, world_size: int, rank: int, first_steps: int) -> Mixture:
         reader = self._reader(folder)
         return Mixture(
             reader,
@@ -215,7 +208,7 @@ class MixtureDataModule(StepDataModule):
             seed=self.seed,
             tokens_per_batch=self.tokens_per_batch,
             drop_text=drop_text,
-            first_stage=first_stage,
+            first_steps=first_steps,
             world_size=world_size,
             rank=rank,
         )

@@ -48,7 +48,8 @@ def test_a_seed_reproduces_and_rows_are_independent(poet, task):
     request = request_of(task)
     both = poet.generate(task, [request, request], seed=4)
     second = poet.generate(task, [request], seed=5)[0]
-    assert np.array_equal(both[1].video, second.video)
+    difference = np.abs(both[1].video.astype(int) - second.video)
+    assert difference.max() <= 1, "same tokens, decoded alone and in a batch"
     if second.audio is not None:
         np.testing.assert_allclose(both[1].audio, second.audio, atol=1e-5)
 

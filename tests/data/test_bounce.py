@@ -167,7 +167,7 @@ def test_resolutions_agree():
         large = scene.render(3, 2.0, 256).astype(np.float32).reshape(3, 64, 4, 64, 4, 3).mean(axis=(2, 4))
         error = np.abs(large - scene.render(3, 2.0, 64))
         assert error.mean() < 1.0
-        assert error.max() < 50
+        assert error.max() < 60
 
 
 def test_covered_area_is_the_shape_area():

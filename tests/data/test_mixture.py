@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import LAYOUT
 
-from videopoet.data.mixture import CYCLE, Mixture, MixtureDataModule, Schedule, Share, Stage, layout_of
+from videopoet.data.mixture import CYCLE, Mixture, MixtureDataModule, Schedule, Share, layout_of
 from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardReader, ShardWriter
 from videopoet.pipeline import TASKS
@@ -73,20 +73,22 @@ def test_visits_count_up_one_by_one():
 
 
 def test_a_first_stage_has_its_own_weights_and_visits_go_on_counting():
-    first = Stage(steps=2 * CYCLE, weights={"text-to-image": 3, "text-to-video": 1})
-    schedule, seen = Schedule(SHARES, seed=3, first=first), Counter()
+    firsts = {"text-to-image": 3, "text-to-video": 1}
+    shares = {name: dataclasses.replace(share, first_weight=firsts.get(name, 0)) for name, share in SHARES.items()}
+    schedule, seen = Schedule(shares, seed=3, first_steps=2 * CYCLE), Counter()
     for step in range(4 * CYCLE):
         name, visit = schedule(step)
         assert visit == seen[name]
         seen[name] += 1
         if step == 2 * CYCLE - 1:
-            assert seen == {"text-to-image": 150, "text-to-video": 50}
+            assert seen == {"text-to-image": 75 * 2, "text-to-video": 25 * 2}
     alone = Schedule(SHARES, seed=3)
     assert [schedule(step)[0] for step in range(200, 400)] == [alone(step)[0] for step in range(200, 400)]
-    with pytest.raises(ValueError, match="250 steps, stages are multiples of 100"):
-        Schedule(SHARES, 0, Stage(steps=250, weights={"text-to-image": 1}))
-    with pytest.raises(ValueError, match="weighs text-to-imgae: tasks are"):
-        Schedule(SHARES, 0, Stage(steps=100, weights={"text-to-imgae": 1}))
+    assert [Schedule(SHARES, 3, 200)(step) for step in range(400)] == [alone(step) for step in range(400)]
+    only_later = {"a": Share(task=TASKS["frame-prediction"], first_weight=0)}
+    assert Schedule(only_later, 0, first_steps=100)(7) == ("a", 7)
+    with pytest.raises(ValueError, match="first_steps is 250: the first stage is a multiple of 100"):
+        Schedule(SHARES, 0, 250)
 
 
 def test_thirds_still_fill_a_cycle():
