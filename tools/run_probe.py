@@ -253,7 +253,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     a = parser().parse_args(arguments)
     if a.quick:
-        a.train_scenes, a.test_scenes, a.steps = min(a.train_scenes, 200), min(a.test_scenes, 80), min(a.steps, 40)
+        a.train_scenes, a.test_scenes, a.steps = min(a.train_scenes, 200), min(a.test_scenes, 80), min(a.steps, 120)
         a.batch_size, a.width, a.layers = min(a.batch_size, 16), min(a.width, 64), min(a.layers, 2)
     run_safely(a, [])
 
