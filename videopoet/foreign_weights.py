@@ -56,7 +56,8 @@ def convert(state: dict[str, Tensor], places: dict[str, Place], spec: dict) -> d
     refuse("not in the table of keys", sorted(state.keys() - places.keys()))
     refuse("missing from the checkpoint", sorted(places.keys() - state.keys()))
     with torch.device("meta"):  # shapes only
-        ours = component.instantiate(spec).state_dict()
+        module = component.instantiate(spec)
+    ours = module.state_dict()  # out of the block, so that what a module says of itself (its extra state) is real
     shapes = {name: tensor.shape for name, tensor in ours.items()}
     made: dict[str, Tensor] = {}
     wrong = []
@@ -69,6 +70,7 @@ def convert(state: dict[str, Tensor], places: dict[str, Place], spec: dict) -> d
         if place.name not in shapes or made[place.name].shape != shapes[place.name]:
             wrong.append(f"{key} {tuple(state[key].shape)} for {place.name} {tuple(shapes.get(place.name, ()))}")
     refuse("of a shape that does not fit", wrong)
+    made |= {name: tensor for name, tensor in ours.items() if name.endswith("_extra_state")}
     absent = shapes.keys() - made.keys()
     zeros = {name for name in absent if name.endswith(".bias") or not ours[name].is_floating_point()}
     refuse("of ours that nothing fills", sorted(absent - zeros))
