@@ -40,12 +40,12 @@ class Row:
     """One trained row, measured on all validation clips."""
 
     config: str
-    what: str  # first line of the config's header
+    what: str  # first sentence of the config's header, as far as its first line goes
     settings: str
     parameters: int
     bits: float  # per clip
-    psnr: float  # dB, mean over frames and clips
-    ssim: float
+    psnr_rgb: float  # dB, mean over frames and clips
+    ssim_luma: float  # mean over frames and clips
     codes_used: int
     seconds: float  # of training
 
@@ -107,7 +107,9 @@ def train(path: Path, settings: str, a: argparse.Namespace) -> Row:
         f"--seed_everything={a.seed}",
         f"--data.init_args.seed={a.seed}",
         f"--data.init_args.shards={a.train}",
-        "--data.init_args.validation_shards=",
+        f"--data.init_args.validation_shards={a.validation}",
+        "--trainer.limit_val_batches=0",
+        "--trainer.num_sanity_val_steps=0",
         f"--data.init_args.batch_size={a.batch_size}",
         f"--trainer.max_steps={a.steps}",
         f"--trainer.logger.init_args.save_dir={a.out / 'logs'}",
@@ -120,7 +122,7 @@ def train(path: Path, settings: str, a: argparse.Namespace) -> Row:
     tokenizer = fitted.model.tokenizer.eval().to(best_device())
     parameters = sum(p.numel() for p in tokenizer.parameters())
     found = measure(tokenizer, a.validation, fitted.datamodule.num_frames or None)
-    what = path.read_text().splitlines()[0].removeprefix("# ")
+    what = path.read_text().splitlines()[0].removeprefix("# ").split(". ")[0]
     return Row(config=path.stem, what=what, settings=settings, parameters=parameters, seconds=seconds, **found)
 
 
@@ -138,15 +140,15 @@ def measure(tokenizer: VideoTokenizer, shards: Path, num_frames: int | None) -> 
             used.update(codes.unique().tolist())
             bits = codes.numel() * (tokenizer.codebook_size - 1).bit_length()
             advance(1)
-    means = {name: sum(s[name].overall for s in scores) / len(scores) for name in ("psnr", "ssim")}
+    means = {name: sum(s[name].overall for s in scores) / len(scores) for name in ("psnr_rgb", "ssim_luma")}
     return means | {"codes_used": len(used), "bits": bits}
 
 
 def report(rows: list[Row], a: argparse.Namespace) -> str:
     """The table with what it takes to read it."""
-    columns = ["row", "what", "parameters", "bits per clip", "PSNR, dB", "SSIM", "codes used", "training, s"]
+    columns = ["row", "what", "parameters", "bits per clip", "PSNR, dB", "SSIM (luma)", "codes used", "training, s"]
     lines = [
-        [r.config, r.what, f"{r.parameters / 1e6:.2f} M", f"{r.bits:.0f}", f"{r.psnr:.2f}", f"{r.ssim:.3f}",
+        [r.config, r.what, f"{r.parameters / 1e6:.2f} M", f"{r.bits:.0f}", f"{r.psnr_rgb:.2f}", f"{r.ssim_luma:.3f}",
          str(r.codes_used), f"{r.seconds:.0f}"] for r in rows
     ]  # fmt: skip
     facts = (f"{a.steps} steps of {a.batch_size} clips each, small networks (configs/ablation/base.yaml), pixel losses, on "
