@@ -145,7 +145,7 @@ def test_embedding_must_hold_every_piece(model_path):
         TrainedT5(model_path, **SMALL | {"vocabulary_size": pieces - 1})
     with pytest.raises(ValueError, match="width 16 cannot be shared by 3 heads"):
         TrainedT5(model_path, **SMALL | {"heads": 3})
-    with pytest.raises(ValueError, match=r"no SentencePiece model at .*train_sentencepiece"):
+    with pytest.raises(ValueError, match=r"no SentencePiece model at .*videopoet text-model"):
         TrainedT5(model_path.with_name("absent.model"), **SMALL)
 
 

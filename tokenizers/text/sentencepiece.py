@@ -71,7 +71,7 @@ def load_sentencepiece(proto: bytes) -> sentencepiece.SentencePieceProcessor:
     if special != (PAD, END, UNKNOWN):
         raise ValueError(
             f"this SentencePiece model has pad, end, unknown = {special}, needed are {(PAD, END, UNKNOWN)}: "
-            "train it with train_sentencepiece"
+            "train it with 'videopoet text-model'"
         )
     return processor
 

@@ -145,7 +145,7 @@ class TrainedT5(TextEncoder):
         """Read the SentencePiece model out of the buffer."""
         if not self.pieces.numel():
             raise ValueError(
-                "this text encoder has no SentencePiece model: give sentencepiece=PATH (train_sentencepiece makes one) "
+                "this text encoder has no SentencePiece model: give sentencepiece=PATH ('videopoet text-model' makes one) "
                 "or load a checkpoint"
             )
         processor = load_sentencepiece(self.pieces.cpu().numpy().tobytes())
@@ -237,7 +237,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         reason = f"no SentencePiece model at {path} ({error.strerror})"
-        raise ValueError(f"{reason}: make one with train_sentencepiece") from error
+        raise ValueError(f"{reason}: make one with 'videopoet text-model'") from error
 
 
 def _no_pieces() -> Tensor:

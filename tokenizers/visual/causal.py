@@ -79,10 +79,23 @@ def after_past(x: Tensor, layer: nn.Module, kernel: int, stride: int, stream: St
     These are the kernel - 1 frames of `layer.before(x)` at the start, and later in a stream the last kernel - stride
     frames of the chunk before.
     """
-    x = torch.cat([layer.before(x) if at_start(stream) else stream.past(layer), x], 2)
+    x = cat_time(layer.before(x) if at_start(stream) else stream.past(layer), x)
     if stream is not None:
         stream.keep(layer, x[:, :, x.shape[2] - (kernel - stride) :])
     return x
+
+
+def cat_time(before: Tensor, x: Tensor) -> Tensor:
+    """Frames one after the other, in the memory layout of x.
+
+    Repeated frames are views without a layout, and `torch.cat` of them falls back to the contiguous one: slow by
+    itself, and every convolution after it.
+    """
+    if before.shape[2] == 0:
+        return x
+    if not x.is_contiguous(memory_format=torch.channels_last_3d):
+        return torch.cat([before, x], 2)
+    return torch.cat([part.permute(0, 2, 3, 4, 1) for part in (before, x)], 1).permute(0, 4, 1, 2, 3)
 
 
 class FrameGroupNorm(nn.GroupNorm):
@@ -112,8 +125,8 @@ def depth_to_space(x: Tensor, stride: Triple, drop: int | None = None) -> Tensor
     """
     st, sh, sw = stride
     b, c, t, h, w = x.shape
-    x = x.reshape(b, c // (st * sh * sw), st, sh, sw, t, h, w)
-    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, t * st, h * sh, w * sw)
+    x = x.permute(0, 2, 3, 4, 1).reshape(b, t, h, w, c // (st * sh * sw), st, sh, sw)  # channels last, as networks run
+    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, t * st, h * sh, w * sw, -1).permute(0, 4, 1, 2, 3)
     return x[:, :, st - 1 if drop is None else drop :]
 
 

@@ -39,8 +39,10 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else layers.convolution(in_channels, out_channels, kernel=1)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)), stream)
-        return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)), stream)
+        in_place = not torch.is_grad_enabled()  # large new tensors cost more than the arithmetic
+        h = self.conv1(F.silu(self.norm1(x), inplace=in_place), stream)
+        h = self.conv2(F.silu(self.norm2(h), inplace=in_place), stream)
+        return h.add_(self.shortcut(x)) if h.dtype == x.dtype else h + self.shortcut(x)
 
 
 class ResidualBlocks(nn.Sequential):

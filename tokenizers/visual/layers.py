@@ -264,8 +264,13 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, latents: Tensor, stream: Stream | None = None) -> Tensor:
         lead = self.lead if at_start(stream) else 0
-        gamma, beta = repeat_to(self.modulation(latents), x.shape, lead).chunk(2, dim=1)
-        return self.norm(x) * (1 + gamma) + beta
+        modulation = self.modulation(latents)
+        (h, w), (b, c, t, height, width) = modulation.shape[3:], x.shape
+        # Repeated in time only; in space, at full resolution, it is broadcast: (b, t, h, height/h, w, width/w, c).
+        modulation = repeat_to(modulation, (*modulation.shape[:2], t, h, w), lead).permute(0, 2, 3, 4, 1)
+        gamma, beta = modulation.reshape(b, t, h, 1, w, 1, 2 * c).chunk(2, -1)
+        x = self.norm(x).permute(0, 2, 3, 4, 1).reshape(b, t, h, height // h, w, width // w, c)
+        return torch.addcmul(beta, x, 1 + gamma).reshape(b, t, height, width, c).permute(0, 4, 1, 2, 3)
 
 
 class PooledAdaptiveGroupNorm(nn.Module):

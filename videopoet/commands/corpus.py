@@ -118,5 +118,6 @@ def run_tokenize(arguments: argparse.Namespace) -> None:
     print(
         f"{manifest.num_samples} clips in {a.out}: {t} x {h} x {w} visual codes of {manifest.visual_codebook_size}, "
         f"{manifest.audio_frames} x {manifest.audio_levels} audio codes of {manifest.audio_codebook_size}\n"
-        f"next: videopoet fit -c configs/demo/lm.yaml --data.init_args.tokens={a.out}"
+        f"next: videopoet fit -c configs/demo/lm.yaml --data.init_args.tokens={a.out}, with a text model of your captions "
+        "(videopoet text-model) or from the shipped model: see README, 'From a folder of videos to a model'"
     )

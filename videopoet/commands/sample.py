@@ -108,7 +108,8 @@ def run(namespace: argparse.Namespace, command: Command) -> None:
     with token_bar(command.task) as progress:
         media = poet.generate(command.task, [request], draw=draw, seed=namespace.seed, progress=progress)[0]
     write(namespace.out, media)
-    print(f"{namespace.out}: {len(media.video)} frames of {media.video.shape[2]} x {media.video.shape[1]}", end="")
+    count = "1 frame" if len(media.video) == 1 else f"{len(media.video)} frames"
+    print(f"{namespace.out}: {count} of {media.video.shape[2]} x {media.video.shape[1]}", end="")
     print(f", {media.audio.shape[-1] / media.sample_rate:.2f} s of sound" if media.audio is not None else "")
 
 
