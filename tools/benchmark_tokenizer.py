@@ -123,7 +123,7 @@ def video_operations(name: str, width: int) -> tuple[dict, dict]:
     operations = {"encode": lambda: evaluate(encode, video), "decode": lambda: evaluate(decode, latents), "train": step}
     for operation, seen in shapes.items():
         operations[f"convolutions of {operation}"] = lambda seen=seen: bare_convolutions(seen)
-    parameters = {id(p): p.numel() for module in model.modules() for p in module._parameters.values() if p is not None}
+    parameters = {id(p): p.numel() for p in model.parameters()}  # the peer's leaves its discriminator out
     return operations, {"parameters": sum(parameters.values()), "flops": flops}
 
 
@@ -318,6 +318,13 @@ def run(names: list[str], operations: list[tuple[str, str]], size: int, repeats:
                 flush=True,
             )
             rows.append(row)
+    for dtype in dict.fromkeys(dtype for operation, dtype in operations if operation == "decode"):
+        for contestant in present:
+            if peer and contestant is not peer:
+                mine, theirs = (
+                    sum(results[o, dtype, c.name]["cpu_s"] for o in ("encode", "decode")) for c in (contestant, peer)
+                )
+                print(f"encode + decode, {dtype}: {contestant.name} {theirs / mine:.2f} x faster")
     print()
     for contestant in started:
         contestant.end()
