@@ -1,5 +1,7 @@
 """Two processes with half a batch each do what one process does with the whole batch: losses, gradients, codebooks."""
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -59,7 +61,9 @@ def work(rank: int, folder: str) -> None:
     for name in CASES:
         model = DistributedDataParallel(Model(name), broadcast_buffers=False)  # equal without rank 0's help
         torch.save(train(model, [batch.chunk(2)[rank] for batch in batches()]), f"{folder}/{name} {rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # all is written; gloo's threads now and then abort an ordinary exit ("terminate called")
 
 
 @pytest.fixture(scope="module")
