@@ -10,6 +10,8 @@ from videopoet.data.bounce import CLIP_FPS, CLIP_FRAMES, SPLITS, Scene, Split
 from videopoet.data.bounce_sound import SAMPLE_RATE
 from videopoet.data.media import Media, write_media
 from videopoet.data.progress import bar
+from videopoet.data.schema import Clip, MediaManifest
+from videopoet.data.shards import ShardReader, ShardWriter
 
 
 def write_scene(seed: int, out: Path, split: Split, frames: int, fps: float, size: int) -> Path:
@@ -59,3 +61,25 @@ def write_world(
         with ProcessPoolExecutor(workers) as pool:
             for _ in pool.map(write, seeds, chunksize=16):
                 advance(1)
+
+
+def write_world_shards(out: Path, num_scenes: int, seed: int = 0, size: int = 64) -> None:
+    """Media shards of the training scenes of seeds ``seed ..``, rendered without compression and without sound.
+
+    For studies that want the world as it is, without mp4 files between. A folder that holds as many scenes is left as
+    it is; raises ValueError where it holds another number.
+    """
+    if (out / "manifest.json").is_file():
+        if ShardReader(out, "media").manifest.num_samples == num_scenes:
+            return
+        raise ValueError(f"{out} holds another number of scenes: choose another --out, or remove it")
+    with ShardWriter(out, prefix="clips") as writer, bar("scenes", num_scenes) as advance:
+        for number in range(seed, seed + num_scenes):
+            scene = Scene.sample(number)
+            video = scene.render(CLIP_FRAMES, CLIP_FPS, size)
+            source = {"bounce": scene.attributes()}
+            clip = Clip(key="", video=video, audio=None, captions=scene.captions(), source=source)
+            writer.write(f"{number:08d}", clip.record())
+            advance(1)
+        geometry = {"fps": CLIP_FPS, "frames": CLIP_FRAMES, "height": size, "width": size}
+        writer.finish(MediaManifest(**geometry, sample_rate=SAMPLE_RATE))

@@ -46,6 +46,11 @@ def test_every_task_makes_media_of_its_shape(poet, task):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_seed_reproduces_and_rows_are_independent(poet, task):
     request = request_of(task)
+    drawn = [
+        poet._draw(poet.tasks[task], rows, DEFAULT_DRAW, seed, None)
+        for rows, seed in (([request] * 2, 4), ([request], 5))
+    ]
+    assert all(torch.equal(ids[1], drawn[1][modality][0]) for modality, ids in drawn[0].items())
     both = poet.generate(task, [request, request], seed=4)
     second = poet.generate(task, [request], seed=5)[0]
     difference = np.abs(both[1].video.astype(int) - second.video)

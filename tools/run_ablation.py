@@ -20,10 +20,10 @@ import torch
 from videopoet.commands.corpus import positive
 from videopoet.commands.safely import run_safely
 from videopoet.commands.sample import best_device
-from videopoet.data.bounce import Scene
+from videopoet.data.bounce_files import write_world_shards
 from videopoet.data.progress import bar
-from videopoet.data.schema import Clip, MediaManifest
-from videopoet.data.shards import ShardReader, ShardWriter
+from videopoet.data.schema import Clip
+from videopoet.data.shards import ShardReader
 from videopoet.data.transforms import video_to_float, video_to_uint8
 from videopoet.evaluation.reconstruction import compare
 from videopoet.evaluation.report import command, machine, markdown
@@ -68,8 +68,8 @@ def run(a: argparse.Namespace) -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     if a.train is None:
         a.train, a.validation = a.out / "clips" / "train", a.out / "clips" / "validation"
-        make_world(a.train, QUICK_CLIPS, 0)
-        make_world(a.validation, QUICK_CLIPS, FIRST_VALIDATION_SEED)
+        write_world_shards(a.train, QUICK_CLIPS, 0)
+        write_world_shards(a.validation, QUICK_CLIPS, FIRST_VALIDATION_SEED)
     settings = json.dumps({"steps": a.steps, "batch_size": a.batch_size, "seed": a.seed, "train": str(a.train)})
     file, paths = a.out / f"{a.table}.jsonl", tables()[a.table]
     known = [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
@@ -85,18 +85,6 @@ def run(a: argparse.Namespace) -> None:
     page = report(rows, a)
     (a.out / f"{a.table}.md").write_text(page + "\n")
     print(f"\n{page}\n\nin {a.out}: {file.name}, {a.table}.md")
-
-
-def make_world(folder: Path, scenes: int, first_seed: int) -> None:
-    """Media shards of scenes of the built-in world, without compression and sound."""
-    if (folder / "manifest.json").is_file():
-        return
-    with ShardWriter(folder, prefix="clips") as writer:
-        for seed in range(first_seed, first_seed + scenes):
-            scene = Scene.sample(seed)
-            clip = Clip(key="", video=scene.render(17, 8, 64), audio=None, captions=scene.captions(), source={})
-            writer.write(f"{seed:08d}", clip.record())
-        writer.finish(MediaManifest(fps=8.0, frames=17, height=64, width=64, sample_rate=16000))
 
 
 def train(path: Path, settings: str, a: argparse.Namespace) -> Row:

@@ -22,11 +22,9 @@ from videopoet import component
 from videopoet.commands.corpus import positive
 from videopoet.commands.safely import run_safely
 from videopoet.commands.sample import best_device
-from videopoet.data.bounce import Scene
+from videopoet.data.bounce_files import write_world_shards
 from videopoet.data.labelled import BounceLabel, FolderLabel, LabelledSamples
-from videopoet.data.progress import bar
-from videopoet.data.schema import Clip, MediaManifest
-from videopoet.data.shards import ShardReader, ShardWriter
+from videopoet.data.shards import ShardReader
 from videopoet.evaluation.probe import accuracy_interval, majority_accuracy
 from videopoet.evaluation.report import command, machine, markdown
 from videopoet.pipeline import SHIPPED
@@ -65,22 +63,6 @@ class Result:
     loss: float  # training cross-entropy of the last logged step, nats
     parameters: int  # trained ones
     seconds: float
-
-
-def make_world(folder: Path, scenes: int, first_seed: int, size: int) -> None:
-    """Media shards of scenes of the built-in world, rendered without compression and without sound."""
-    if (folder / "manifest.json").is_file():
-        if ShardReader(folder, "media").manifest.num_samples == scenes:
-            return
-        raise ValueError(f"{folder} holds another number of scenes: choose another --out, or remove it")
-    with ShardWriter(folder, prefix="clips") as writer, bar("scenes", scenes) as advance:
-        for seed in range(first_seed, first_seed + scenes):
-            scene = Scene.sample(seed)
-            clip = Clip(key="", video=scene.render(17, 8, size), audio=None, captions=scene.captions(),
-                        source={"bounce": scene.attributes()})  # fmt: skip
-            writer.write(f"{seed:08d}", clip.record())
-            advance(1)
-        writer.finish(MediaManifest(fps=8.0, frames=17, height=size, width=size, sample_rate=16000))
 
 
 def variants(a: argparse.Namespace, clips: dict[str, Path]) -> list[Variant]:
@@ -175,8 +157,8 @@ def run(a: argparse.Namespace) -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     clips = {"train": a.train or a.out / "clips" / "train", "test": a.test or a.out / "clips" / "test"}
     if a.train is None:
-        make_world(clips["train"], a.train_scenes, 0, a.size)
-        make_world(clips["test"], a.test_scenes, FIRST_TEST_SEED, a.size)
+        write_world_shards(clips["train"], a.train_scenes, 0, a.size)
+        write_world_shards(clips["test"], a.test_scenes, FIRST_TEST_SEED, a.size)
     label = FolderLabel() if a.label == "folder" else BounceLabel(attribute=a.label)
     samples = {part: LabelledSamples(folder, label) for part, folder in clips.items()}
     manifest = samples["train"].manifest

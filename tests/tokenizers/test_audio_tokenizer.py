@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from videopoet.tokenizers.audio.codec import AudioTokenizer
 from videopoet.tokenizers.audio.losses import AudioReconstructionLoss, MultiScaleMel, mel_distance, si_sdr
 from videopoet.tokenizers.audio.training import AudioTokenizerTraining, is_sounding, sounding_segments
-from videopoet.tokenizers.quantizers.residual import ResidualVectorQuantizer, code_perplexity, code_usage
+from videopoet.tokenizers.quantizers.residual import ResidualVectorQuantizer
+from videopoet.tokenizers.quantizers.usage import code_perplexity, code_usage
 
 LEVELS, SIZE, HOP = 3, 16, 64
 

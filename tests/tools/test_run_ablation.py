@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from videopoet import component
+from videopoet.data.bounce_files import write_world_shards
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ def test_every_overlay_is_a_row_of_one_table(tool):
 
 def test_measures_of_a_trained_tokenizer(tool, tmp_path):
     shipped = component.load(ROOT / "videopoet/shipped/visual.safetensors", VideoTokenizer)
-    tool.make_world(tmp_path / "clips", 2, 7)
+    write_world_shards(tmp_path / "clips", 2, seed=7)
     found = tool.measure(shipped, tmp_path / "clips", None)
     assert found["bits"] == 5 * 8 * 8 * 12 and found["psnr_rgb"] > 24 and 0.5 < found["ssim_luma"] <= 1
     assert 1 < found["codes_used"] <= 2 * 320

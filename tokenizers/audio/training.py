@@ -8,7 +8,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from videopoet.tokenizers.audio.codec import AudioTokenizer
 from videopoet.tokenizers.audio.losses import AudioReconstructionLoss, mel_distance, si_sdr
-from videopoet.tokenizers.quantizers.residual import code_perplexity, code_usage
+from videopoet.tokenizers.quantizers.usage import code_perplexity, code_usage
+from videopoet.tokenizers.ranks import sum_over_ranks
 from videopoet.tokenizers.schedule import warmup_cosine
 
 
@@ -77,10 +78,7 @@ class AudioTokenizerTraining(LightningModule):
             self._log_media(target[: self.num_logged_clips], audio[: self.num_logged_clips])
 
     def on_validation_epoch_end(self) -> None:
-        counts = self.code_counts
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(counts)
-        for level, level_counts in enumerate(counts):
+        for level, level_counts in enumerate(sum_over_ranks(self.code_counts)):
             self.log(f"validation/usage_{level}", code_usage(level_counts))
             self.log(f"validation/perplexity_{level}", code_perplexity(level_counts))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from videopoet.tokenizers.quantizers.quantizer import Quantized, Quantizer, check_codes, check_latents
-from videopoet.tokenizers.quantizers.ranks import mean_over_ranks
+from videopoet.tokenizers.ranks import mean_over_ranks
 
 MAX_BITS = 40  # the largest vocabulary the author reports (2^40)
 MAX_BITS_PER_GROUP = 20  # a table of 2^20 probabilities is 4 MiB

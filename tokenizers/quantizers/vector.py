@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videopoet.tokenizers.quantizers.quantizer import Quantized, Quantizer, check_codes, check_latents
-from videopoet.tokenizers.quantizers.ranks import num_ranks, rank, sum_over_ranks
 from videopoet.tokenizers.quantizers.usage import code_perplexity, code_usage
+from videopoet.tokenizers.ranks import num_ranks, rank, sum_over_ranks
 
 DISTANCES = 2**24  # vectors x codes compared at one time: 64 MiB
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from videopoet.tokenizers.ranks import mean_over_ranks
 
 Turn = Callable[[], None]
 
@@ -211,16 +212,3 @@ class Adversarial(nn.Module):
             metrics["lecam"] = self.lecam(real, fake)
             loss = loss + self.lecam.weight * metrics["lecam"]
         return Cost(loss, {name: value.detach() for name, value in metrics.items()})
-
-
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """Mean of a value over ranks, with the gradient of this rank's own.
-
-    A loss that is the same function of it on every rank then has, after gradients are averaged over ranks, exactly the
-    gradient of one process with the joint batch.
-    """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return value
-    total = value.detach().clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size() + (value - value.detach())
