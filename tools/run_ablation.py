@@ -88,7 +88,7 @@ def run(a: argparse.Namespace) -> None:
 
 
 def train(path: Path, settings: str, a: argparse.Namespace) -> Row:
-    """One row by `videopoet fit`, then its averaged weights on every validation clip."""
+    """One row by `videopoet fit`, then its last weights on every validation clip."""
     start = time.perf_counter()
     fitted = fit([
         *("-c", str(CONFIGS / "base.yaml"), "-c", str(path)),
