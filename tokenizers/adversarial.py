@@ -46,6 +46,14 @@ class Hinge(AdversarialLoss):
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClampedHinge(Hinge):
+    """`Hinge` with relu(1 - D(fake)) for the generator, who gains nothing past the margin (SoundStream; EnCodec)."""
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return F.relu(1 - fake).mean()
+
+
 class Updates(ABC):
     """Who moves first within a step."""
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from videopoet.tokenizers.audio.codec import SoundStream
 from videopoet.tokenizers.audio.losses import AudioReconstructionLoss, MultiScaleMel, mel_distance, si_sdr
-from videopoet.tokenizers.audio.training import AudioTokenizerTraining, is_sounding, sounding_segments
+from videopoet.tokenizers.audio.training import AudioTokenizerTraining
 from videopoet.tokenizers.quantizers.residual import ResidualVectorQuantizer
 from videopoet.tokenizers.quantizers.usage import code_perplexity, code_usage
 
@@ -252,7 +252,9 @@ def test_bad_geometry_is_refused(changes):
 
 
 def batches(count: int) -> DataLoader:
-    return DataLoader([SimpleNamespace(audio=tones()) for _ in range(count)], batch_size=None, collate_fn=lambda b: b)
+    return DataLoader(
+        [SimpleNamespace(audio=tones(), step=step) for step in range(count)], batch_size=None, collate_fn=lambda b: b
+    )
 
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -305,19 +307,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     resumed = fit(tmp_path, 6, resume_from=tmp_path / "half.ckpt")
     for (name, ours), theirs in zip(resumed.state_dict().items(), whole.state_dict().values()):
         torch.testing.assert_close(ours, theirs, msg=name)
-
-
-def test_segments_pass_over_all_silence_but_one():
-    audio = noise(6, 1000)
-    audio[[1, 3, 4]] = 0
-    segments = sounding_segments(audio, 300)
-    assert segments.shape == (4, 1, 300)
-    assert is_sounding(segments).tolist() == [True, False, True, True]
-    windows = audio[0, 0].unfold(0, 300, 1)
-    assert (windows == segments[0, 0]).all(1).any()
-    assert sounding_segments(torch.zeros(3, 1, 500), 500).shape == (1, 1, 500)
-    with pytest.raises(ValueError, match="lower `segment`"):
-        sounding_segments(audio, 1001)
 
 
 def test_validation_logs_measures_pictures_and_sounds(tmp_path):
