@@ -1,7 +1,7 @@
 """SoundStream-style audio tokenizer: SEANet encoder, residual vector quantizer, SEANet decoder."""
 
 from collections.abc import Sequence
-from math import prod, sqrt
+from math import log2, prod, sqrt
 from typing import NamedTuple
 
 import torch
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
-from videopoet.tokenizers.quantizers.residual import ResidualVectorQuantizer
+from videopoet.tokenizers.quantizers.residual import QuantizerDropout, ResidualVectorQuantizer
 
 
 class AudioReconstruction(NamedTuple):
     """What one pass through the codec gives.
 
     audio: float b 1 s, s = t * hop, not clamped.
-    codes: int64 b t k, coarsest level first.
+    codes: int64 b t k, coarsest level first; in training with quantizer dropout k may be less than all levels.
     loss: scalar, commitment of the encoder to the codebooks, already weighted.
     metrics: named scalars for the log, detached.
     """
@@ -53,6 +53,7 @@ class SoundStream(AudioTokenizer):
         levels: int = 4,
         codebook_size: int = 1024,
         causal: bool = True,
+        quantizer_dropout: QuantizerDropout | None = None,  # in training
     ):
         """Raises ValueError for a geometry that cannot be built."""
         super().__init__()
@@ -75,7 +76,7 @@ class SoundStream(AudioTokenizer):
         }
         self.encoder = SEANetEncoder(**geometry)
         self.decoder = SEANetDecoder(**geometry)
-        self.quantizer = ResidualVectorQuantizer(dimension, levels, codebook_size)
+        self.quantizer = ResidualVectorQuantizer(dimension, levels, codebook_size, dropout=quantizer_dropout)
         for module in [*self.encoder.modules(), *self.decoder.modules()]:
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                 _initialise(module)
@@ -97,6 +98,16 @@ class SoundStream(AudioTokenizer):
         """Codes per level."""
         return self.quantizer.size
 
+    @property
+    def trained_levels(self) -> tuple[int, ...]:
+        """The numbers of levels that training prepares for: all, and what quantizer dropout draws."""
+        dropout = self.quantizer.dropout
+        return tuple(sorted({self.levels} if dropout is None else {self.levels, *dropout.counts(self.levels)}))
+
+    def bit_rate(self, levels: int | None = None) -> float:
+        """Bits per second of the first so many levels, or of all: 50 Hz x 4 levels of 1024 codes are 2000."""
+        return self.frame_rate * (levels or self.levels) * log2(self.codebook_size)
+
     def forward(self, audio: Tensor) -> AudioReconstruction:
         """Audio b 1 s -> reconstruction of `crop(audio)`; in training mode this moves the codebooks."""
         quantized = self.quantizer(self.encoder(self.crop(audio)))
@@ -113,6 +124,8 @@ class SoundStream(AudioTokenizer):
 
         Raises ValueError for codes that are no codes of this tokenizer or have no frame.
         """
+        if codes.dim() != 3:
+            raise ValueError(f"codes have shape {tuple(codes.shape)}, expected b t k")
         latents = self.quantizer.embed(codes)
         if not latents.shape[2]:
             raise ValueError("codes have 0 frames, at least 1 is needed to decode")

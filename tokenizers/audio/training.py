@@ -5,9 +5,9 @@ from torch import Tensor
 
 from videopoet.tokenizers.audio.adversary import AudioAdversarial
 from videopoet.tokenizers.audio.balancer import Balancer
+from videopoet.tokenizers.audio.codec import SoundStream
 from videopoet.tokenizers.audio.losses import AudioLoss, AudioReconstructionLoss, mel_distance, si_sdr
 from videopoet.tokenizers.audio.segments import RandomGain, is_sounding, sounding_segments
-from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.quantizers.usage import code_perplexity, code_usage
 from videopoet.tokenizers.ranks import sum_over_ranks
 from videopoet.tokenizers.training import TokenizerTraining
@@ -24,14 +24,14 @@ class AudioTokenizerTraining(TokenizerTraining):
     reconstruction instead, and only the commitment keeps its own scale beside them. The rest is `TokenizerTraining`'s.
 
     Logged on validation, under validation/: mel_distance (dB), si_sdr (dB, sounding clips only), silence_level (dB of
-    full scale, silent clips only; -100 is digital silence), mel_distance_<k>_levels for the level counts of quantizer
+    full scale, silent clips only; -100 is digital silence), mel_distance_<kbit/s>kbps for the fewer levels of quantizer
     dropout, usage_<level> and perplexity_<level> over the whole validation set, and spectrograms and sounds of the first
     batch, target and then reconstruction.
     """
 
     def __init__(
         self,
-        tokenizer: AudioTokenizer,
+        tokenizer: SoundStream,
         loss: AudioReconstructionLoss,
         learning_rate: float = 3e-4,
         warmup_steps: int = 200,
@@ -114,6 +114,9 @@ class AudioTokenizerTraining(TokenizerTraining):
             counts += torch.bincount(codes.flatten(), minlength=len(counts))
         self._log_mean("validation/loss", self.loss(audio, target).total.expand(len(target)))
         self._log_mean("validation/mel_distance", mel_distance(audio, target, self.loss.mel), prog_bar=True)
+        for levels in self.tokenizer.trained_levels[:-1]:
+            coarse = mel_distance(self.tokenizer.decode(reconstruction.codes[..., :levels]), target, self.loss.mel)
+            self._log_mean(f"validation/mel_distance_{self.tokenizer.bit_rate(levels) / 1000:g}kbps", coarse)
         sounding = is_sounding(target)
         self._log_mean("validation/si_sdr", si_sdr(audio, target)[sounding])
         level = audio[~sounding].flatten(1).square().mean(1).sqrt()
