@@ -168,6 +168,11 @@ class ClipDataModule(StepDataModule):
         if self.validation_shards is not None:
             self._validation = ShardReader(self.validation_shards, kind="media")
 
+    @property
+    def sample_rate(self) -> int:
+        """Of the clips' sound, Hz; once set up."""
+        return (self._train or self._validation).manifest.sample_rate
+
     def train_dataloader(self) -> DataLoader:
         """Batches from the first step not trained yet."""
         schedule = self._schedule(self._train, self.image_batch_ratio, self.first_image_steps)

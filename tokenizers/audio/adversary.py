@@ -111,7 +111,11 @@ class AudioAdversarial(Adversary):
 
 
 def feature_distance(made: Judgement, original: Judgement) -> Tensor:
-    """Mean over scales and layers of |difference| relative to |original|, each a mean over the map (EnCodec, §3.4)."""
-    maps = [pair for scale in zip(made.features, original.features) for pair in zip(*scale)]
-    relative = [(ours - theirs).abs().mean() / theirs.abs().mean().clamp_min(1e-8) for ours, theirs in maps]
+    """Mean over scales, layers and clips of |difference| relative to |original|, means over a map (EnCodec, §3.4)."""
+
+    def size(maps: Tensor) -> Tensor:
+        return maps.abs().flatten(1).mean(1)
+
+    pairs = [pair for scale in zip(made.features, original.features) for pair in zip(*scale)]
+    relative = [size(ours - theirs) / size(theirs).clamp_min(1e-8) for ours, theirs in pairs]
     return torch.stack(relative).mean()
