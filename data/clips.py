@@ -19,7 +19,7 @@ IMAGES_PER_CLIP = 4  # an image step takes this many times as many samples as a 
 class ClipBatch(NamedTuple):
     """What one rank trains on in one step."""
 
-    video: Tensor  # float32 b c t h w in [-1, 1]; t = 1 in an image step
+    video: Tensor  # float32 b c t h w in [-1, 1]; t = 1 in an image step; h = w = 0 where clips are sound alone
     audio: Tensor  # float32 b 1 s in [-1, 1], the sound of the same span; zeros where a clip has none
     step: int  # the step it was made for; lets the consumer say how far it got, whatever was prefetched
 
@@ -62,6 +62,8 @@ class ClipSchedule(Dataset[ClipBatch]):
             )
         if not len(reader):
             raise ValueError(f"{reader.folder}: holds no samples")
+        if not reader.manifest.has_video and (image_batch_ratio or first_image_steps):
+            raise ValueError(f"{reader.folder}: holds sound alone, there are no images to train on")
         self.reader = reader
         self.batch_size = batch_size
         self.seed = seed
@@ -102,6 +104,8 @@ class ClipSchedule(Dataset[ClipBatch]):
         record = self.reader.read(index, fields=("video", "audio"))
         video, audio = record.get("video"), record.get("audio")
         shape = (manifest.frames, manifest.height, manifest.width, 3)
+        if not manifest.has_video:
+            video = np.zeros(shape, np.uint8)
         if video is None or video.dtype != np.uint8 or video.shape != shape:
             found = "none" if video is None else f"{video.dtype} {video.shape}"
             raise ValueError(f"{self.reader.where(index)}.video.npy: expected uint8 {shape}, found {found}")

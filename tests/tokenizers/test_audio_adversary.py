@@ -154,15 +154,23 @@ def test_weights_are_shares_of_the_gradient_whatever_the_scale_of_a_loss():
 
 def test_lengths_are_moving_averages_of_each_loss_own_steps():
     balancer = Balancer(decay=0.6)
-    for factor in (1.0, 3.0, 7.0):
+    for factor in (1.0, 7.0, 3.0):
         slope = balanced(balancer, torch.zeros(1, 1, 1), {"log": lambda m, f=factor: f * m.sum()}, WEIGHTS)
     state = balancer.state_dict()
     assert state["steps"].tolist() == [0, 0, 3, 0, 0]
-    expected = 0.6 * (0.5 * 1 + 0.5 * 3) + 0.4 * 7
-    assert state["lengths"][2] == pytest.approx(expected) and slope.item() == pytest.approx(7 / expected)
+    expected = 0.6 * (0.5 * 1 + 0.5 * 7) + 0.4 * 3
+    assert state["lengths"][2] == pytest.approx(expected) and slope.item() == pytest.approx(3 / expected)
     balanced(balancer, torch.zeros(1, 1, 1), {"log": lambda m: m.sum(), "features": lambda m: 5 * m.sum()},
              WEIGHTS | {"features": 1.0})  # fmt: skip
     assert balancer.steps.tolist() == [0, 0, 4, 0, 1] and balancer.lengths[4] == 5
+
+
+def test_a_gradient_that_has_grown_takes_its_share_and_no_more():
+    balancer, losses = Balancer(), {"waveform": lambda m: m[..., 0].sum()}
+    for factor in (1.0, 1e4):
+        losses["log"] = lambda m, f=factor: f * m[..., 1].sum()
+        slope = balanced(balancer, torch.zeros(1, 1, 2), losses, WEIGHTS)
+    torch.testing.assert_close(slope, torch.tensor([[[0.25, 0.75]]]))
 
 
 def test_a_parameter_gets_the_same_gradient_from_half_and_whole_batches_of_equal_clips():

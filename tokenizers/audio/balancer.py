@@ -18,8 +18,9 @@ class Balancer(nn.Module):
     over the clips of all ranks, and <> its moving average. j runs over the losses of this step, so that a late adversary
     takes its share from then on.
 
-    The sum is divided by the clips of the batch, unlike EnCodec's: the gradient of the weights then does not grow with
-    the batch, and ranks with half a batch each agree with one that has the whole.
+    Unlike EnCodec's, a gradient longer than its average counts as its share and no more: that of a discriminator that
+    has just begun grows by orders of magnitude. And the sum is divided by the clips of the batch: the gradient of the
+    weights then does not grow with the batch, and ranks with half a batch each agree with one that has the whole.
 
     terms: names of the losses there may be.
     total_norm: length of the balanced gradient of one clip, were all losses to pull one way.
@@ -56,7 +57,7 @@ class Balancer(nn.Module):
             self.lengths[index] = lengths
             self.steps[index] += 1
             shares = torch.tensor([weights[name] for name in losses], device=made.device)
-            factors = self.total_norm * shares / shares.sum() / lengths.clamp_min(1e-12)
+            factors = self.total_norm * shares / shares.sum() / torch.maximum(lengths, now).clamp_min(1e-12)
             balanced = sum(factor * slope for factor, slope in zip(factors, slopes))
         metrics = {f"gradient_{name}": length for name, length in zip(losses, lengths)}
         return Cost((made.float() * balanced).sum(), metrics)
