@@ -180,7 +180,8 @@ def report(rows: list[Row], a: argparse.Namespace) -> str:
     ]  # fmt: skip
     facts = (f"{a.steps} steps of {a.batch_size} clips each, small networks (configs/ablation/base.yaml), pixel losses, on "
              f"{len(ShardReader(a.train, 'media'))} clips; measured on {len(ShardReader(a.validation, 'media'))} others. "
-             "Bits are those of one clip, or of one image (a first frame) in tables of image tokenizers. Nothing here is a result of the papers.")  # fmt: skip
+             "Bits are those of one clip, or of one image (a first frame) in tables of image tokenizers. "
+             "Nothing here is a result of the papers.")  # fmt: skip
     quick = ["--quick: to see that it runs; not to be quoted"] if a.quick else []
     return "\n\n".join([facts, f"`{command()}`", machine(), *quick, markdown(columns, lines, left=2)])
 
