@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videopoet.tokenizers.visual.streaming import Stream
+from videopoet.tokenizers.streaming import Stream
 
 Triple = tuple[int, int, int]
 
