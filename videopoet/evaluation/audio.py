@@ -144,7 +144,7 @@ def align(other: Tensor, original: Tensor, max_shift: int) -> tuple[Tensor, floa
 
 
 def _delay(other: Tensor, original: Tensor, max_shift: int) -> float:
-    size = 1 << (len(other) + len(original)).bit_length()
+    size = 1 << (len(other) + len(original) + 2 * max_shift).bit_length()  # no lag wraps round
     cross = torch.fft.rfft(other, size) * torch.fft.rfft(original, size).conj()
     correlation = torch.fft.irfft(cross, size)
     lags = torch.arange(-max_shift, max_shift + 1)
