@@ -22,10 +22,8 @@ import argparse
 import gzip
 import json
 import re
-import struct
 import tempfile
 import wave
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from zlib import crc32
@@ -35,7 +33,7 @@ import numpy as np
 from videopoet.commands.safely import run_safely
 from videopoet.data.files import whole_or_nothing
 from videopoet.data.media import read_audio
-from videopoet.data.packages import find_files
+from videopoet.data.packages import find_files, qt_resources
 from videopoet.data.progress import bar
 from videopoet.data.transforms import audio_to_int16
 from videopoet.evaluation.report import markdown
@@ -165,7 +163,7 @@ def sounds(source: Source, folders: list[Path]) -> list[Sound]:
     if source.archive:
         archives = find_files(source.package, source.archive, folders)
         places = [
-            (path, member) for path in archives for member, _ in resources(path.read_bytes()) if ends.search(member)
+            (path, member) for path in archives for member, _ in qt_resources(path.read_bytes()) if ends.search(member)
         ]
     else:
         places = [(path, "") for path in find_files(source.package, source.pattern, folders)]
@@ -204,39 +202,12 @@ def plain_words(name: str) -> str:
     return " ".join(FAMILIES.get(word, word) for word in words if not word.isdecimal())
 
 
-def resources(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of the uncompressed files in a Qt resource file; sounds are not compressed again in it.
-
-    Source: Qt's rcc.cpp: "qres", version, offsets of tree, data and names, big-endian; a node is the offset of its name,
-    flags (1, 4 compressed, 2 folder), then count and first child of a folder, or locale and offset of a file's data.
-    """
-    magic, version, tree, body, names = struct.unpack_from(">4s4I", data)
-    if magic != b"qres":
-        raise ValueError("no Qt resource file: it does not start with 'qres'")
-    size = 14 if version < 2 else 22
-    waiting = [(0, "")]
-    while waiting:
-        index, folder = waiting.pop()
-        at = tree + index * size
-        name_at, flags, *_ = struct.unpack_from(">IH", data, at)
-        length = struct.unpack_from(">H", data, names + name_at)[0]
-        start = names + name_at + 6
-        path = f"{folder}/{data[start : start + 2 * length].decode('utf-16-be')}" if index else ""
-        if flags & 2:
-            count, first = struct.unpack_from(">2I", data, at + 6)
-            waiting += [(first + i, path) for i in range(count)]
-        elif not flags & 5:
-            begin = body + struct.unpack_from(">I", data, at + 10)[0]
-            length = struct.unpack_from(">I", data, begin)[0]
-            yield path, data[begin + 4 : begin + 4 + length]
-
-
 def read(sound: Sound, sample_rate: int | None) -> tuple[np.ndarray, int]:
     """Mono float32 samples and their rate; None keeps the file's own."""
     if not sound.member:
         media = read_audio(sound.path, sample_rate=sample_rate)
         return media.audio[0], media.sample_rate
-    content = next(data for member, data in resources(sound.path.read_bytes()) if member == sound.member)
+    content = next(data for member, data in qt_resources(sound.path.read_bytes()) if member == sound.member)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / Path(sound.member).name
         file.write_bytes(content)

@@ -157,9 +157,9 @@ def test_no_voice_artist_or_family_is_on_both_sides(tool):
 
 def test_resource_files_are_walked_and_others_refused(tool):
     files = {"a.ogg": b"one", "b.ogg": b"", "c.ogg": b"three"}
-    assert dict(tool.resources(resource_file(files))) == {f"/set/{name}": content for name, content in files.items()}
+    assert dict(tool.qt_resources(resource_file(files))) == {f"/set/{name}": content for name, content in files.items()}
     with pytest.raises(ValueError, match="qres"):
-        list(tool.resources(b"RIFF" + bytes(40)))
+        list(tool.qt_resources(b"RIFF" + bytes(40)))
 
 
 def test_a_written_wav_is_what_went_in_and_loud_samples_are_clamped(tool, tmp_path):

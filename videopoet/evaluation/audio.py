@@ -148,12 +148,10 @@ def _delay(other: Tensor, original: Tensor, max_shift: int) -> float:
     cross = torch.fft.rfft(other, size) * torch.fft.rfft(original, size).conj()
     correlation = torch.fft.irfft(cross, size)
     lags = torch.arange(-max_shift, max_shift + 1)
-    lags = lags[lags.abs().argsort(stable=True)]  # of equal peaks the nearest
     best = int(lags[correlation[lags].argmax()])
     if not float(correlation[best]) > 1e-12 * float(other.norm() * original.norm()):
         return 0.0
-    fractions = torch.arange(-8, 9, dtype=torch.float64) / 8
-    fractions = fractions[fractions.abs().argsort(stable=True)] + best
+    fractions = best + torch.arange(-8, 9, dtype=torch.float64) / 8
     turns = torch.fft.rfftfreq(size, dtype=torch.float64)
     peaks = torch.stack([(cross * torch.exp(2j * math.pi * turns * lag)).real.sum() for lag in fractions])
     return float(fractions[peaks.argmax()].clamp(-max_shift, max_shift))
