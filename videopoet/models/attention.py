@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videopoet.models.attend import Plan, attend, key_bias
+from videopoet.models.elementwise import RMSNorm, rms_norm
 
 
 class Rotary(nn.Module):
@@ -79,21 +80,17 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} over {heads} heads: heads must divide it into multiples of 4")
         self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-        self.norm_q, self.norm_k = nn.RMSNorm(width // heads), nn.RMSNorm(width // heads)
+        self.norm_q, self.norm_k = RMSNorm(width // heads), RMSNorm(width // heads)
 
     def forward(
         self, x: Tensor, angles: tuple[Tensor, Tensor], plan: Plan, cache: Cache | None, layer: int, first: int = 0
     ) -> Tensor:
         """x (b, n, d) -> (b, n - first, d): what positions from `first` on gather from all that they see."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        q, k = self.norm_q(q), self.norm_k(k)
-        if first:
-            q = rotate(q[:, first:], tuple(a[:, first:] for a in angles))
-        else:
-            q = rotate(q, angles)
-        k = rotate(k, angles)
-        q, k, v = (t.to(v.dtype).transpose(1, 2) for t in (q, k, v))
+        q_and_k, v = self.qkv(x).unflatten(-1, (3 * self.heads, -1)).split([2 * self.heads, self.heads], dim=2)
+        weight = torch.stack([self.norm_q.weight, self.norm_k.weight]).repeat_interleave(self.heads, 0)
+        q, k = rotate(rms_norm(q_and_k, weight), angles).to(v.dtype).transpose(1, 2).chunk(2, dim=1)
+        v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.write(layer, k, v)
-        y = attend(q, k, v, plan)
+        y = attend(q[:, :, first:], k, v, plan)
         return self.out(y.transpose(1, 2).flatten(2))

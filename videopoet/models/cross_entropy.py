@@ -35,25 +35,20 @@ class _CrossEntropy(torch.autograd.Function):
                 logits = (h[where] @ w[start:stop].T).float()
                 if b is not None:
                     logits += b[start:stop]
-                largest, of_target = logits.amax(-1), logits.gather(-1, t)[:, 0]
-                probability = logits.softmax(-1)
+                log_p = logits.log_softmax(-1)
                 del logits
-                each[where] = largest - probability.amax(-1).log() - of_target
+                each[where] = -log_p.gather(-1, t)[:, 0]
                 if not any(needs):
                     continue
+                d = log_p.exp_().scatter_add_(-1, t, log_p.new_full(t.shape, -1.0)).to(dtype)  # before the weight
                 scale = weight[where, None]
-                probability *= scale
-                probability.scatter_add_(-1, t, -scale)
                 if db is not None:
-                    db[start:stop] += probability.sum(0)
-                d = probability.to(dtype)
-                del probability
+                    db[start:stop] += scale[:, 0] @ d.float()
                 if dh is not None:
-                    dh[where] = d @ w[start:stop]
-                if dw is not None and dw.dtype == dtype:
-                    dw[start:stop].addmm_(d.T, h[where])
-                elif dw is not None:
-                    dw[start:stop] += d.T @ h[where]
+                    dh[where] = (d @ w[start:stop]) * scale.to(dtype)
+                if dw is not None:
+                    _add_product(dw[start:stop], d.T, h[where] * scale.to(dtype))
+                del d, log_p
         ctx.grads = dh if dh is None else dh.to(hidden.dtype), dw, db if bias is None else db.to(bias.dtype)
         ctx.mark_non_differentiable(each)
         return (each * weight).sum(), each
@@ -65,6 +60,14 @@ class _CrossEntropy(torch.autograd.Function):
             raise RuntimeError("the gradients of a chunked cross-entropy are given once: call its backward pass once")
         grads, ctx.grads = ctx.grads, None
         return *(None if g is None else g.mul_(grad.to(g.dtype)) for g in grads), None, None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total += a @ b`; totals are kept in the dtype of the weights, products made in that of the computation."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def cross_entropy(

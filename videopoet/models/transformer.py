@@ -2,12 +2,12 @@
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videopoet.models.attend import Plan
 from videopoet.models.attention import Attention, Cache, Rotary
+from videopoet.models.elementwise import RMSNorm, gated
 
 
 class GatedMLP(nn.Module):
@@ -18,15 +18,14 @@ class GatedMLP(nn.Module):
         self.gate_up, self.out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.out(F.silu(gate) * up)
+        return self.out(gated(self.gate_up(x)))
 
 
 class Block(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
-        self.norm_attention, self.attention = nn.RMSNorm(width), Attention(width, heads)
-        self.norm_mlp, self.mlp = nn.RMSNorm(width), GatedMLP(width, hidden)
+        self.norm_attention, self.attention = RMSNorm(width), Attention(width, heads)
+        self.norm_mlp, self.mlp = RMSNorm(width), GatedMLP(width, hidden)
 
     def forward(self, x: Tensor, angles, plan: Plan, cache: Cache | None, layer: int, first: int = 0) -> Tensor:
         """(b, n, d) -> (b, n - first, d)."""
@@ -47,7 +46,7 @@ class Transformer(nn.Module):
         self.width, self.heads, self.recompute = width, heads, recompute
         self.rotary = Rotary(width // heads)
         self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(layers))
-        self.norm = nn.RMSNorm(width)
+        self.norm = RMSNorm(width)
         for block in self.blocks:  # residual branches start small, so depth does not grow the stream
             for out in (block.attention.out, block.mlp.out):
                 nn.init.normal_(out.weight, std=0.02 / math.sqrt(2 * layers))
