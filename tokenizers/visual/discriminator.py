@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videopoet.tokenizers.visual.convolution import convolve
+
 
 def blur_pool(x: Tensor) -> Tensor:
     """Halve time, height and width behind a fixed blur: (b, c, t, h, w) -> (b, c, ceil(t/2), ceil(h/2), ceil(w/2)).
@@ -43,7 +45,7 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] > 1:
-            return super().forward(x)
+            return convolve(x, self.weight, self.bias, self.stride, self.padding)
         middle = self.weight[:, :, self.kernel_size[0] // 2]  # the others would meet nothing but zeros
         return F.conv2d(x[:, :, 0], middle, self.bias, padding=self.padding[1:])[:, :, None]
 
