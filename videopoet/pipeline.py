@@ -20,7 +20,7 @@ from videopoet.tasks.frame_prediction import FramePrediction
 from videopoet.tasks.image_to_video import ImageToVideo
 from videopoet.tasks.text_to_video import TextToVideo
 from videopoet.tasks.video_to_audio import VideoToAudio
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.vocabulary import Modality
 
