@@ -12,6 +12,7 @@ from videopoet.data.order import sample_indices
 from videopoet.data.shards import ShardReader
 from videopoet.data.steps import StepDataModule
 from videopoet.data.transforms import audio_to_float, video_to_float
+from videopoet.tasks.audio_length import num_samples
 
 IMAGES_PER_CLIP = 4  # an image step takes this many times as many samples as a clip step
 
@@ -114,7 +115,7 @@ class ClipSchedule(Dataset[ClipBatch]):
                 f"{self.reader.where(index)}.audio.npy: expected int16 (s,), found {audio.dtype} {audio.shape}"
             )
         video = video[:num_frames]
-        sound = torch.zeros(1, round(len(video) / manifest.fps * manifest.sample_rate))
+        sound = torch.zeros(1, num_samples(len(video), manifest.fps, manifest.sample_rate))
         if audio is not None:
             audio = audio[: sound.shape[1]]
             sound[0, : len(audio)] = audio_to_float(audio)

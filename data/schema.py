@@ -94,6 +94,7 @@ class TokenManifest(Manifest):
     audio_frames: int  # latent frames per clip
     audio_levels: int  # residual quantiser levels
     audio_codebook_size: int
+    audio_hop: int | None = None  # samples per audio frame; None in shards that were made without saying so
 
 
 KINDS: dict[str, type[Manifest]] = {cls.kind: cls for cls in (MediaManifest, TokenManifest)}
