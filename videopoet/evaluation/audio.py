@@ -57,7 +57,8 @@ class MelDistance:
     Window w has hop w / 4, w / 16 bands (at most 80), amplitudes of a full-scale sine near 1, and counts what is quieter
     than `floor_db` as that: silence against silence is 0, and against full-scale sound at most -floor_db. It is the
     number that training logs with the same windows, and is not comparable with other windows, floors or logarithms
-    (DAC's "mel distance" is in natural-log or log10 units of 80 to 320 bands). Shorter sounds than the longest window
+    (DAC's "mel distance" is in log10 units of 5 to 320 bands). Bands that a codec does not code at all (narrow-band Opus
+    above 4 kHz) cost up to their distance from the floor and dominate it. Shorter sounds than the longest window
     are padded with silence on both sides of the comparison.
     """
 
