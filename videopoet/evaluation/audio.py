@@ -57,9 +57,9 @@ class MelDistance:
     Window w has hop w / 4, w / 16 bands (at most 80), amplitudes of a full-scale sine near 1, and counts what is quieter
     than `floor_db` as that: silence against silence is 0, and against full-scale sound at most -floor_db. It is the
     number that training logs with the same windows, and is not comparable with other windows, bands, floors or
-    logarithms, which published ones have. Bands that a codec does not code at all (narrow-band Opus
-    above 4 kHz) cost up to their distance from the floor and dominate it. Shorter sounds than the longest window
-    are padded with silence on both sides of the comparison.
+    logarithms, which published ones have. Bands that a codec does not code at all (Opus below 9 kbit/s or so above
+    4 kHz) cost up to their distance from the floor and dominate it. Both sounds are padded with silence to the longest
+    window.
     """
 
     sample_rate: int = 16_000  # Hz
