@@ -10,12 +10,13 @@ path, for example), or a training config, which stands for its untrained tokeniz
 lower bound. Several may be given.
 
 Quality: every sound is coded by every codec, from its first level alone to all of them, and by Opus at several rates; how
-is written in `videopoet/evaluation/audio_codecs.py`. A codec's rate is that of its codes as they are; "entropy" is what
-the codes' frequencies say they hold, from these sounds. Opus's is that of its packets, and does not go below about
-4 kbit/s: where a table is blank there is no Opus of that rate. Tables are by kind (speech, music, effects: the "kind" in
-a sound's sidecar) and over all; each sound counts once. Sounds longer than --seconds are cut there; silent ones are
-left out. In --out: `points.jsonl` (every sound, codec and rate; a second run takes from there what it has),
-`report.json`, `table.md`, `curves-KIND.png` (with matplotlib).
+is written in `videopoet/evaluation/audio_codecs.py`. Fewer levels than a codec was trained for (see its
+`trained_levels`) are its coarser sound, not what a codec of that rate could do. A codec's rate is that of its codes as
+they are; "entropy" is what the codes' frequencies say they hold, from these sounds. Opus's is that of its packets, and
+does not go below about 4 kbit/s: where a table is blank there is no Opus of that rate. Tables are by kind (speech, music,
+effects: the "kind" in a sound's sidecar) and over all; each sound counts once. Sounds longer than --seconds are cut
+there; silent ones are left out. In --out: `points.jsonl` (every sound, codec and rate; a second run takes from there what
+it has), `report.json`, `table.md`, `curves-KIND.png` (with matplotlib).
 
 Speed: encode and decode of one sound beside `encodec`'s EncodecModel of the same geometry and weights. Contestants run
 in processes of their own and take turns, so that a busy machine slows all alike; medians of CPU seconds over all threads,
@@ -28,6 +29,7 @@ import inspect
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -170,12 +172,14 @@ def encodec_model(ours: SoundStream, arguments: dict):
     rate = bitrate(g["levels"], g["codebook_size"], g["sample_rate"] / math.prod(g["ratios"]))
     model = EncodecModel(SEANetEncoder(**geometry), SEANetDecoder(**geometry), quantizer, [rate], g["sample_rate"], 1)
     names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-    state = {}
-    for name, tensor in ours.state_dict().items():
-        for mine, theirs in names.items():
-            name = name.replace(mine, theirs)
-        state[name] = tensor
-    model.load_state_dict(state)
+    for mine, theirs in ((ours.encoder, model.encoder), (ours.decoder, model.decoder)):
+        state = {
+            re.sub("|".join(names), lambda match: names[match[0]], name): w for name, w in mine.state_dict().items()
+        }
+        theirs.load_state_dict(state)
+    for mine, theirs in zip(ours.quantizer.layers, quantizer.vq.layers, strict=True):
+        theirs._codebook.embed.copy_(mine.codebook)
+        theirs._codebook.inited.fill_(1)
     return model.eval()
 
 

@@ -172,6 +172,7 @@ def test_a_yaml_that_names_no_codec_says_what_is_needed(tool, tmp_path, text):
         tool.load_codec(tmp_path / "x.yaml")
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm")  # the package's
 @pytest.mark.parametrize("more", [{}, {"num_lstm_layers": 1, "num_residual_layers": 2}])
 def test_the_peer_computes_what_ours_computes(tool, more):
     torch.manual_seed(0)
