@@ -12,11 +12,11 @@ from videopoet.data.bounce import Scene
 from videopoet.data.transforms import video_to_float
 from videopoet.pipeline import SHIPPED
 from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.tokenizers.visual.causal import depth_to_space, repeat_to, space_to_depth
 from videopoet.tokenizers.visual.cnn import Decoder, Encoder
 from videopoet.tokenizers.visual.layers import AdaptiveNorm, CausalLayers
-from videopoet.tokenizers.streaming import Stream
 
 PUBLISHED = {"dimension": 8, "channels": 4, "num_blocks": 1}  # the paper's four levels and strides, narrow
 
