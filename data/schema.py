@@ -88,6 +88,7 @@ class TokenManifest(Manifest):
     audio_frames: int  # latent frames per clip
     audio_levels: int  # residual quantiser levels
     audio_codebook_size: int
+    streams: dict[str, dict] = field(default_factory=dict)  # condition stream -> class_path and init_args of its making
 
 
 KINDS: dict[str, type[Manifest]] = {cls.kind: cls for cls in (MediaManifest, TokenManifest)}

@@ -1,0 +1,48 @@
+"""Sequences of different lengths side by side in rows of one length."""
+
+from collections.abc import Sequence as Many
+
+import torch
+
+from videopoet.sequence import IGNORE, Batch, Sequence
+from videopoet.vocabulary import Control, Modality
+
+
+def fill(lengths: Many[int], row: int, rows: int) -> list[list[int]]:
+    """Numbers of the sequences that share each of `rows` rows: the longest first, each into the fullest it fits in.
+
+    Lengths 5, 4, 3, 3 into two rows of 8: [[0, 2], [1, 3]]. What fits nowhere is left out.
+    """
+    room, placed = [row] * rows, [[] for _ in range(rows)]
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fitting = [r for r in range(rows) if room[r] >= lengths[i]]
+        if fitting:
+            r = min(fitting, key=lambda r: room[r])
+            placed[r].append(i)
+            room[r] -= lengths[i]
+    return placed
+
+
+def pack(rows: Many[Many[Sequence]], length: int, task: str = "", step: int = 0) -> Batch:
+    """Rows of sequences -> a batch (b, length) whose documents are numbered 1, 2, ... in each row, 0 at padding.
+
+    Raises ValueError where a row's sequences are longer than the row.
+    """
+    packed = []
+    for row in rows:
+        used = sum(map(len, row))
+        if used > length:
+            raise ValueError(f"sequences of {used} tokens in all do not fit a row of {length}")
+        gap = length - used
+        empty = {
+            "inputs": torch.full((gap,), int(Control.PAD)),
+            "targets": torch.full((gap,), IGNORE),
+            "modality": torch.full((gap,), int(Modality.CONTROL)),
+            "position": torch.zeros(gap, 3),
+            "block": torch.zeros(gap, dtype=torch.int64),
+        }
+        arrays = {name: torch.cat([*(getattr(s, name) for s in row), rest]) for name, rest in empty.items()}
+        numbers = [sequence.shown * number for number, sequence in enumerate(row, 1)]
+        arrays["document"] = torch.cat([*numbers, torch.zeros(gap, dtype=torch.int64)]).long()
+        packed.append(arrays)
+    return Batch(**{name: torch.stack([row[name] for row in packed]) for name in packed[0]}, task=task, step=step)
