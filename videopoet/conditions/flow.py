@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class DISFlow(Flow):
             ) from None
         search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in shot.video]
-        return np.stack([search.calc(a, b, None) for a, b in zip(grey, grey[1:])])
+        return np.stack([search.calc(a, b, None) for a, b in pairwise(grey)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ its span begins. Nothing is padded between the two halves (UL2, §3.1.2).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ class Denoise(Task):
         firsts = {int(span[0]): i for i, span in enumerate(spans)}
         edges = sorted({0, *firsts, *(first + 1 for first in firsts), len(number)})
         segments: list[Segment] = []
-        for start, stop in zip(edges, edges[1:]):
+        for start, stop in pairwise(edges):
             kept = torch.arange(start, stop)
             kept = kept[number[kept] < 0]
             if start in firsts:
