@@ -50,7 +50,7 @@ VISUAL = {
     },
 }
 AUDIO = {
-    "class_path": "videopoet.tokenizers.audio.codec.AudioTokenizer",
+    "class_path": "videopoet.tokenizers.audio.codec.SoundStream",
     "init_args": {
         "sample_rate": 16000,
         "ratios": [8, 5, 5, 8],

@@ -14,7 +14,7 @@ from videopoet.data.media import Media
 from videopoet.evaluation.prefix import compare
 from videopoet.pipeline import DEFAULT_DRAW, TASKS, VideoPoet
 from videopoet.sampling.request import Request
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
 SCENE = Scene.sample(5)
@@ -196,5 +196,5 @@ def test_misfits_are_refused_in_one_line(shipped, tmp_path):
         with pytest.raises(ValueError, match=message) as caught:
             component.load(path)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="holds a VideoTokenizer, expected a AudioTokenizer"):
+    with pytest.raises(ValueError, match="holds VideoTokenizer, AudioTokenizer is needed"):
         component.load(shipped / "visual.safetensors", AudioTokenizer)

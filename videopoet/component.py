@@ -93,7 +93,7 @@ def load(path: str | Path, expect: type[nn.Module] | None = None) -> nn.Module:
     header, state = _read(path)
     module = instantiate(json.loads(header["spec"]))
     if expect is not None and not isinstance(module, expect):
-        raise ValueError(f"{path} holds a {type(module).__name__}, expected a {expect.__name__}")
+        raise ValueError(f"{path} holds {type(module).__name__}, {expect.__name__} is needed")
     fit(module, state, str(path))
     module.metadata, module.fingerprint = json.loads(header["metadata"]), fingerprint(header["spec"], state)
     return module.eval()

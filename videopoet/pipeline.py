@@ -18,7 +18,7 @@ from videopoet.sampling.request import Request
 from videopoet.sampling.rules import Draw, Guidance, Temperature
 from videopoet.tasks.base import Example, Task, read_layout
 from videopoet.tasks.registry import TASKS
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.vocabulary import Modality
 

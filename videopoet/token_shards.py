@@ -13,7 +13,7 @@ from videopoet.data.progress import bar
 from videopoet.data.schema import MediaManifest, TokenManifest
 from videopoet.data.shards import ShardReader, ShardWriter
 from videopoet.data.transforms import audio_to_float, video_to_float
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load, save
 from torch.utils.data import DataLoader
 
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.audio.codec import SoundStream
 from videopoet.tokenizers.audio.losses import AudioReconstructionLoss, MultiScaleMel, mel_distance, si_sdr
 from videopoet.tokenizers.audio.training import AudioTokenizerTraining, is_sounding, sounding_segments
 from videopoet.tokenizers.quantizers.residual import ResidualVectorQuantizer
@@ -22,14 +22,14 @@ from videopoet.tokenizers.quantizers.usage import code_perplexity, code_usage
 LEVELS, SIZE, HOP = 3, 16, 64
 
 
-def small(**changes) -> AudioTokenizer:
+def small(**changes) -> SoundStream:
     """Hop 64, 3 levels of 16 codes, about 4,000 parameters."""
     torch.manual_seed(0)
     geometry = dict(ratios=(4, 4, 4), num_filters=2, dimension=8, num_lstm_layers=0, levels=LEVELS, codebook_size=SIZE)
-    return AudioTokenizer(**(geometry | changes))
+    return SoundStream(**(geometry | changes))
 
 
-def trained() -> AudioTokenizer:
+def trained() -> SoundStream:
     """After one training forward: k-means has run."""
     tokenizer = small()
     tokenizer(noise(4, 40 * HOP))

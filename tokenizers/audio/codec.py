@@ -9,6 +9,7 @@ from encodec.modules import SEANetDecoder, SEANetEncoder
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.quantizers.residual import ResidualVectorQuantizer
 
 
@@ -27,13 +28,8 @@ class AudioReconstruction(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-class AudioTokenizer(nn.Module):
-    """Mono sound to `levels` code streams and back.
-
-    Layout: audio float b 1 s in [-1, 1] at `sample_rate` -> codes int64 b t k in [0, codebook_size), with
-    t = s // hop and hop = prod(ratios). Only whole hops are coded: the s % hop samples at the end are cropped, never
-    padded, so that every code stands for sound that exists. 34,000 samples (2.125 s at 16 kHz) are 106 frames at
-    hop 320 (VideoPoet, §3.1) and 53 at hop 640; decoding gives back t * hop samples.
+class SoundStream(AudioTokenizer):
+    """SEANet encoder and decoder around a residual vector quantizer.
 
     With `causal` (the default) frame t of the codes depends on samples before (t + 1) * hop only, and those samples
     are decoded from codes up to frame t only: a prefix of the codes decodes to a prefix of the sound, sample by
@@ -92,11 +88,6 @@ class AudioTokenizer(nn.Module):
                 weight_norm(module)
 
     @property
-    def frame_rate(self) -> float:
-        """Code frames per second (Hz)."""
-        return self.sample_rate / self.hop
-
-    @property
     def levels(self) -> int:
         """Residual levels: codes per frame."""
         return self.quantizer.levels
@@ -105,21 +96,6 @@ class AudioTokenizer(nn.Module):
     def codebook_size(self) -> int:
         """Codes per level."""
         return self.quantizer.size
-
-    def crop(self, audio: Tensor) -> Tensor:
-        """The whole hops of b 1 s: the part that is coded.
-
-        Raises ValueError for another shape than b 1 s, integers, samples that are not finite, less than one hop.
-        """
-        if audio.dim() != 3 or audio.shape[1] != 1:
-            raise ValueError(f"audio has shape {tuple(audio.shape)}, expected b 1 s: mix down to mono first")
-        if not audio.is_floating_point():
-            raise ValueError(f"audio is {audio.dtype}, expected floating point in [-1, 1]: divide int16 by 32768")
-        if audio.shape[2] < self.hop:
-            raise ValueError(f"audio has {audio.shape[2]} samples, one code frame takes {self.hop}: pad with silence")
-        if not torch.isfinite(audio).all():
-            raise ValueError(f"audio has {int((~torch.isfinite(audio)).sum())} samples that are NaN or infinite")
-        return audio[..., : audio.shape[2] // self.hop * self.hop]
 
     def forward(self, audio: Tensor) -> AudioReconstruction:
         """Audio b 1 s -> reconstruction of `crop(audio)`; in training mode this moves the codebooks."""

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from videopoet.tokenizers.audio.codec import AudioTokenizer
 from videopoet.tokenizers.audio.losses import AudioReconstructionLoss, mel_distance, si_sdr
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.quantizers.usage import code_perplexity, code_usage
 from videopoet.tokenizers.ranks import sum_over_ranks
 from videopoet.tokenizers.schedule import warmup_cosine

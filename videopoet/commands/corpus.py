@@ -116,7 +116,7 @@ def run_tokenize(arguments: argparse.Namespace) -> None:
     from videopoet import component
     from videopoet.pipeline import SHIPPED
     from videopoet.token_shards import tokenize_shards
-    from videopoet.tokenizers.audio.codec import AudioTokenizer
+    from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
     from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
     a = arguments

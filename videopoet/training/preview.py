@@ -8,7 +8,7 @@ from videopoet.sampling.autoregressive import generate
 from videopoet.sampling.rules import Draw, Guidance, Temperature
 from videopoet.tasks.base import Example, read_layout
 from videopoet.tasks.text_to_video import TextToVideo
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.board import add_video
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.vocabulary import Modality
