@@ -42,6 +42,43 @@ def test_no_leakage_from_later_tokens(model, task, example):
         assert gradient[0, 0].abs().max() > 0
 
 
+def by_length(example) -> list[list[Sequence]]:
+    """Sequences of different tasks, and of one task with different pasts and spans, that are as long as each other."""
+    groups: dict[tuple, list[Sequence]] = {}
+    for task in EVERY_TASK.values():
+        for seed in range(3):
+            sequence = Sequence.of(task.segments(replace(example, seed=seed), LAYOUT))
+            text = tuple((sequence.modality == Modality.TEXT).nonzero().flatten().tolist())
+            groups.setdefault((len(sequence), text), []).append(sequence)
+    return [group for group in groups.values() if len({tuple(s.modality.tolist()) for s in group}) > 1]
+
+
+def test_a_batch_of_mixed_rows_equals_one_by_one(model, example):
+    groups = by_length(example)
+    assert len(groups) >= 3
+    with torch.inference_mode():
+        for group in groups:
+            together, alone = Batch.of(group), [Batch.of([sequence]) for sequence in group]
+            shown = together.document > 0
+            hidden = torch.cat([model.hidden(one) for one in alone])
+            torch.testing.assert_close(model.hidden(together)[shown], hidden[shown], atol=1e-5, rtol=1e-4)
+            counts = torch.tensor([float((one.targets >= 0).sum()) for one in alone])
+            losses = torch.stack([model.loss(one).total for one in alone])
+            torch.testing.assert_close(model.loss(together).total, (losses * counts).sum() / counts.sum())
+
+
+@ALL_TASKS
+def test_nothing_that_is_made_reaches_the_condition(model, task, example):
+    """The states of the condition have zero gradient with respect to the target's inputs and to hidden positions."""
+    batch = batch_of(task, example)
+    x = model.embed(batch).detach().requires_grad_()
+    start = len(Sequence.whole(task.condition(example, LAYOUT)))
+    shown = batch.document[0, :start] > 0
+    (gradient,) = torch.autograd.grad(model.transformer(x, batch.position, batch.attention())[0, :start][shown].sum(), x)
+    assert gradient[0, start:].abs().max() == 0
+    assert (gradient[0, :start][~shown] == 0).all()
+
+
 def test_padding_is_invisible(model, example):
     batch = batch_of(TASKS["text-to-video"], example)
     hidden = model.hidden(batch)

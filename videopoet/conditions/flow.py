@@ -9,7 +9,7 @@ import numpy as np
 from videopoet.conditions.shot import NotKnown, Shot
 from videopoet.conditions.world import world_truth
 
-SIDE = 64  # pixels that block matching works on at most
+SIDE = 32  # pixels that block matching works on at most
 
 
 class Flow(ABC):
@@ -54,11 +54,11 @@ class BlockMatching(Flow):
     """For every pixel the whole-pixel step, `reach` at most, after which its `window` looks most alike.
 
     A step costs `rest` levels per pixel of its length, so that plain areas stay where they are. Pictures are shrunk to
-    at most 64 pixels a side first.
+    at most 32 pixels a side first.
     """
 
-    reach: int = 8  # pixels of the shrunk picture
-    window: int = 5  # pixels, odd
+    reach: int = 4  # pixels of the shrunk picture
+    window: int = 9  # pixels, odd
     rest: float = 0.5  # levels of 255 per pixel
 
     def __call__(self, shot: Shot) -> np.ndarray:
