@@ -5,7 +5,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from videopoet.data.packing import fill, pack
+from videopoet.data.packing import fill, pack, trim
 from videopoet.data.schedule import CYCLE
 from videopoet.sequence import Batch
 
@@ -34,7 +34,8 @@ class OneLength(Batching):
     """Alternating gradient descent: one task per step, the same on every rank, so that one length fills a batch.
 
     `tokens_per_batch` is the same for every task, to within one sequence: short ones come in larger batches (VideoPoet,
-    §3.3; IMP, 2305.06324). Nothing is padded but text slots. A place of the schedule is a step.
+    §3.3; IMP, 2305.06324). Nothing is padded but text slots, up to the longest caption of the batch. A place of the
+    schedule is a step.
     """
 
     def sizes(self, lengths: dict[str, int], tokens_per_batch: int) -> dict[str, tuple[float, float]]:
@@ -47,7 +48,7 @@ class OneLength(Batching):
         name, visit = mixture.schedule(step)
         size = mixture.batch_sizes[name]
         start = (visit * mixture.world_size + mixture.rank) * size
-        return Batch.of([mixture.sequence(name, place) for place in range(start, start + size)], task=name, step=step)
+        return Batch.of(trim([mixture.sequence(name, p) for p in range(start, start + size)]), task=name, step=step)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,21 @@
-"""Sequences of different lengths side by side in rows of one length."""
+"""Fewer empty places: text slots that no row of a batch fills are left out, and sequences share rows."""
 
 from collections.abc import Sequence as Many
+from dataclasses import fields
 
 import torch
 
 from videopoet.sequence import IGNORE, Batch, Sequence
 from videopoet.vocabulary import Control, Modality
+
+
+def trim(sequences: Many[Sequence]) -> list[Sequence]:
+    """Sequences of one length without the places that none of them shows: text slots that stay empty in all.
+
+    Nothing sees such a place and it predicts nothing, so that all else stays as it was, positions included.
+    """
+    used = torch.stack([s.shown for s in sequences]).any(0)
+    return [Sequence(**{f.name: getattr(s, f.name)[used] for f in fields(s)}) for s in sequences]
 
 
 def fill(lengths: Many[int], row: int, rows: int) -> list[list[int]]:

@@ -37,6 +37,10 @@ def test_published_runs(mean, rate, hidden, count, mode):
             assert (span.diff() == 1).all() and span[-1] + 1 < after[0], "runs do not touch"
         sizes += [len(span) for span in spans]
     assert len(set(sizes)) > 2, "lengths are random"
+    hidden_share = torch.bincount(
+        torch.cat([torch.cat(runs.draw((1, 1, 40), np.random.default_rng(s))) for s in range(2000)])
+    )
+    assert len(hidden_share) == 40 and hidden_share.min() > 0, "every place is hidden at times"
     assert runs.mode(LATTICE) is mode
 
 

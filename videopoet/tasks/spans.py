@@ -37,7 +37,8 @@ def extreme(span: float, rate: float) -> Control:
 class Runs(Spans):
     """Runs of `mean` tokens on average that hide `rate` of the stream (T5's span corruption).
 
-    20 tokens, mean 3, rate 0.3: 6 tokens hidden in 2 runs, 14 kept in 2 runs before them, all lengths random.
+    20 tokens, mean 3, rate 0.3: 6 tokens hidden in 2 runs, 14 kept before, between and after them, all lengths random.
+    In T5's own the last run always ends the stream, which would make a single run the sequential denoiser's.
     """
 
     mean: float = 3.0
@@ -47,8 +48,8 @@ class Runs(Spans):
         length = prod(shape)
         hidden = min(max(1, round(self.rate * length)), length - 1)
         count = min(max(1, round(hidden / self.mean)), hidden, length - hidden)
-        kept, gone = _parts(length - hidden, count, rng), _parts(hidden, count, rng)
-        starts = np.cumsum(kept) + np.cumsum(gone) - gone
+        kept, gone = _parts(length - hidden + 2, count + 1, rng)[:-1], _parts(hidden, count, rng)
+        starts = np.cumsum(kept) - 1 + np.cumsum(gone) - gone  # -1, +2: nothing need be kept before and after
         return [torch.arange(start, start + size) for start, size in zip(starts.tolist(), gone.tolist())]
 
     def mode(self, shape: tuple[int, int, int]) -> Control:
