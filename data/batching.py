@@ -1,11 +1,10 @@
 """How samples of a mixture become the batch of a step: one task and one length, or documents packed into rows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from videopoet.data.packing import fill, pack, trim
+from videopoet.data.packing import fill, trim
 from videopoet.data.schedule import CYCLE
 from videopoet.sequence import Batch
 
@@ -55,8 +54,8 @@ class OneLength(Batching):
 class Packed(Batching):
     """Samples of any task side by side in rows of `length`, each seeing itself alone; for tasks of ragged lengths.
 
-    A place of the schedule is a sample. A step offers as many samples as fill its rows, the longest are placed first,
-    and those that find no room are left for the next epoch's order.
+    A place of the schedule is a sample. A step offers a few samples more than its rows hold, the longest are placed
+    first, and those that find no room are left for the next epoch's order. Empty text slots take no room.
     """
 
     length: int
@@ -74,17 +73,15 @@ class Packed(Batching):
     def batch(self, mixture: "Mixture", step: int) -> Batch:
         offered = self._offered(mixture)
         start = (step * mixture.world_size + mixture.rank) * offered
-        places = [mixture.schedule(place) for place in range(start, start + offered)]
-        rows = fill([mixture.lengths[name] for name, _ in places], self.length, self._rows(mixture))
-        return pack(
-            [[mixture.sequence(*places[i]) for i in row] for row in rows], self.length, task="packed", step=step
-        )
+        sequences = [mixture.sequence(*mixture.schedule(place)) for place in range(start, start + offered)]
+        rows = fill([int(s.shown.sum()) for s in sequences], self.length, self._rows(mixture))
+        return Batch.pack([[sequences[i] for i in row] for row in rows], self.length, task="packed", step=step)
 
     def _rows(self, mixture: "Mixture") -> int:
         return max(1, mixture.tokens_per_batch // self.length)
 
     def _offered(self, mixture: "Mixture") -> int:
-        """Samples that fill the rows of a step on average, and one more per row to choose from."""
-        lengths: Many[int] = mixture.lengths.values()
+        """Samples that fill the rows if every task has as many tokens, and one more per row to choose from."""
         rows = self._rows(mixture)
-        return rows + round(rows * self.length * len(lengths) / sum(lengths))
+        mean = len(mixture.lengths) / sum(1 / length for length in mixture.lengths.values())
+        return rows + round(rows * self.length / mean)

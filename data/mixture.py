@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +17,7 @@ from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardReader
 from videopoet.data.steps import StepDataModule
 from videopoet.sequence import Batch, Sequence
+from videopoet.tasks.audio_order import AudioOrder, LevelMajor
 from videopoet.tasks.base import OWN, Example, Layout, Text
 from videopoet.vocabulary import Vocabulary
 
@@ -125,8 +125,8 @@ def _codes(stored: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(stored.astype(np.int64))
 
 
-def layout_of(manifest: TokenManifest, text_length: int) -> Layout:
-    """The layout that token shards prescribe."""
+def layout_of(manifest: TokenManifest, text_length: int, audio_order: AudioOrder | None = None) -> Layout:
+    """The layout that token shards prescribe, with the sound written in the given order, else level by level."""
     vocabulary = Vocabulary(
         visual_size=manifest.visual_codebook_size,
         audio_levels=manifest.audio_levels,
@@ -137,9 +137,18 @@ def layout_of(manifest: TokenManifest, text_length: int) -> Layout:
         lattice=manifest.visual_lattice,
         frame_stride=(manifest.frames - 1) // max(1, manifest.visual_lattice[0] - 1),
         audio_frames=manifest.audio_frames,
-        frames_per_audio_frame=manifest.frames / manifest.audio_frames if manifest.audio_frames else 1.0,
+        frames_per_audio_frame=_frames_per_audio_frame(manifest),
         text_length=text_length,
+        audio_order=audio_order or LevelMajor(),
     )
+
+
+def _frames_per_audio_frame(manifest: TokenManifest) -> float:
+    """Video frames that an audio frame lasts: 8 fps * 320 samples / 16 kHz = 0.16, whatever the length of the clip."""
+    if manifest.audio_hop is not None:
+        return manifest.fps * manifest.audio_hop / manifest.sample_rate
+    # Shards that do not say: the clip over its whole hops, 17 / 106 = 0.1604.
+    return manifest.frames / manifest.audio_frames if manifest.audio_frames else 1.0
 
 
 class MixtureDataModule(StepDataModule):
@@ -154,6 +163,7 @@ class MixtureDataModule(StepDataModule):
     first_steps: steps of the first stage, in which tasks have their `first_weight`.
     tokens_per_batch: tokens per rank and step.
     label: where the class of a sample comes from, for the tasks that read one.
+    audio_order: in which order the codes of a sound are written; level-major where not given.
     """
 
     tokenize = None  # set by the model, whose text encoder it belongs to: list of prompts -> list of Text
@@ -173,9 +183,10 @@ class MixtureDataModule(StepDataModule):
         weigh: Weighing | None = None,
         batching: Batching | None = None,
         label: Label | None = None,
+        audio_order: AudioOrder | None = None,
     ):
         super().__init__()
-        self.weigh, self.batching, self.label = weigh, batching, label
+        self.weigh, self.batching, self.label, self.audio_order = weigh, batching, label, audio_order
         self.tokens, self.validation_tokens, self.shares = tokens, validation_tokens, tasks
         self.first_steps = first_steps
         self.num_validation_batches, self.tokens_per_batch = num_validation_batches, tokens_per_batch
@@ -191,7 +202,7 @@ class MixtureDataModule(StepDataModule):
         layout = self._layout(manifest)
         read = {name for task in tasks for name in self.shares[task].task.reads(layout)}
         streams = {name: spec for name, spec in manifest.streams.items() if name in read}
-        facts = {"layout": asdict(layout), "tasks": tasks, "streams": streams}
+        facts = {"layout": layout.facts(), "tasks": tasks, "streams": streams}
         return facts | {"fingerprints": dict(manifest.fingerprints), **geometry}
 
     def train_dataloader(self) -> DataLoader:
@@ -227,7 +238,7 @@ class MixtureDataModule(StepDataModule):
         )
 
     def _layout(self, manifest: TokenManifest) -> Layout:
-        return layout_of(manifest, len(self.tokenize([""])[0].ids))
+        return layout_of(manifest, len(self.tokenize([""])[0].ids), self.audio_order)
 
     def _reader(self, folder: str) -> ShardReader:
         reader = ShardReader(folder, "tokens")

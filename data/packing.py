@@ -5,8 +5,7 @@ from dataclasses import fields
 
 import torch
 
-from videopoet.sequence import IGNORE, Batch, Sequence
-from videopoet.vocabulary import Control, Modality
+from videopoet.sequence import Sequence
 
 
 def trim(sequences: Many[Sequence]) -> list[Sequence]:
@@ -31,28 +30,3 @@ def fill(lengths: Many[int], row: int, rows: int) -> list[list[int]]:
             placed[r].append(i)
             room[r] -= lengths[i]
     return placed
-
-
-def pack(rows: Many[Many[Sequence]], length: int, task: str = "", step: int = 0) -> Batch:
-    """Rows of sequences -> a batch (b, length) whose documents are numbered 1, 2, ... in each row, 0 at padding.
-
-    Raises ValueError where a row's sequences are longer than the row.
-    """
-    packed = []
-    for row in rows:
-        used = sum(map(len, row))
-        if used > length:
-            raise ValueError(f"sequences of {used} tokens in all do not fit a row of {length}")
-        gap = length - used
-        empty = {
-            "inputs": torch.full((gap,), int(Control.PAD)),
-            "targets": torch.full((gap,), IGNORE),
-            "modality": torch.full((gap,), int(Modality.CONTROL)),
-            "position": torch.zeros(gap, 3),
-            "block": torch.zeros(gap, dtype=torch.int64),
-        }
-        arrays = {name: torch.cat([*(getattr(s, name) for s in row), rest]) for name, rest in empty.items()}
-        numbers = [sequence.shown * number for number, sequence in enumerate(row, 1)]
-        arrays["document"] = torch.cat([*numbers, torch.zeros(gap, dtype=torch.int64)]).long()
-        packed.append(arrays)
-    return Batch(**{name: torch.stack([row[name] for row in packed]) for name in packed[0]}, task=task, step=step)

@@ -16,6 +16,7 @@ from videopoet.models.token_lm import TokenLM
 from videopoet.sampling.autoregressive import generate
 from videopoet.sampling.request import Request
 from videopoet.sampling.rules import Draw, Guidance, Temperature
+from videopoet.tasks.audio_length import num_samples
 from videopoet.tasks.base import Example, Task, read_layout
 from videopoet.tasks.registry import TASKS
 from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
@@ -205,7 +206,7 @@ class VideoPoet:
 
     def _samples(self, frames: int) -> int:
         """Audio samples under so many frames."""
-        return round(frames / self.geometry.fps * self.geometry.sample_rate)
+        return num_samples(frames, self.geometry.fps, self.geometry.sample_rate)
 
     @torch.inference_mode()
     def _media(

@@ -13,7 +13,7 @@ from videopoet.conditions.registry import CONDITIONS
 from videopoet.data.batching import Packed
 from videopoet.data.labelled import BounceLabel
 from videopoet.data.mixture import Mixture, MixtureDataModule, layout_of
-from videopoet.data.packing import fill, pack, trim
+from videopoet.data.packing import fill, trim
 from videopoet.data.schedule import CYCLE, BySamples, ByTokens, Schedule, Share
 from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardReader, ShardWriter
@@ -332,24 +332,29 @@ def test_rows_are_filled():
 
 
 def test_packed_rows_are_a_pure_function_and_nearly_full(world_tokens):
-    free = {name: share for name, share in MIX.items() if not {"text", "label"} & set(share.task.needs(LAYOUT))}
     reader = ShardReader(world_tokens, "tokens")
-    how = {"seed": 1, "tokens_per_batch": 1200, "drop_text": 0.0, "batching": Packed(length=200)}
-    mixed, again = (Mixture(reader, LAYOUT, tokenize, free, **how) for _ in range(2))
+    how = {
+        "seed": 1,
+        "tokens_per_batch": 1200,
+        "drop_text": 0.0,
+        "batching": Packed(length=200),
+        "label": BounceLabel(),
+    }
+    mixed, again = (Mixture(reader, LAYOUT, tokenize, MIX, **how) for _ in range(2))
     for step in (0, 3):
         batch = mixed[step]
         assert batch.inputs.shape == (6, 200) and torch.equal(batch.inputs, again[step].inputs)
-        assert float(batch.padding) < 0.12 and int(batch.document.max()) > 1
-    ranks = [Mixture(reader, LAYOUT, tokenize, free, **how, world_size=2, rank=rank) for rank in (0, 1)]
+        assert float(batch.padding) < 0.06 and int(batch.document.max()) > 1
+    ranks = [Mixture(reader, LAYOUT, tokenize, MIX, **how, world_size=2, rank=rank) for rank in (0, 1)]
     assert not torch.equal(ranks[0][0].inputs, ranks[1][0].inputs)
     with pytest.raises(ValueError, match=r"rows hold 50 tokens, .* take longer rows"):
-        Mixture(reader, LAYOUT, tokenize, free, **how | {"batching": Packed(length=50)})
+        Mixture(reader, LAYOUT, tokenize, MIX, **how | {"batching": Packed(length=50)})
 
 
 def test_packed_documents_see_themselves_alone(world_tokens):
     mixed = whole(world_tokens)
     sequences = [mixed.sequence(name, 0) for name in ("denoise-r", "frame-prediction", "audio-to-video")]
-    batch, start = pack([sequences], 200), 0
+    batch, start = Batch.pack([sequences], 200), 0
     mask = batch.attention()[0, 0]
     for number, sequence in enumerate(sequences, 1):
         here = slice(start, start + len(sequence))
@@ -358,5 +363,5 @@ def test_packed_documents_see_themselves_alone(world_tokens):
         assert not mask[here, here.stop :].any() and not mask[here, :start].any()
         start += len(sequence)
     assert (batch.document[0, start:] == 0).all() and (batch.targets[0, start:] == IGNORE).all()
-    with pytest.raises(ValueError, match="do not fit a row of 100"):
-        pack([sequences], 100)
+    with pytest.raises(ValueError, match="pack fewer"):
+        Batch.pack([sequences], 100)

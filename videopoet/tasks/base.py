@@ -11,13 +11,14 @@ token names the type of the output, not the combination of inputs: what is given
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from videopoet.component import spec_of
+from videopoet.component import instantiate, spec_of
 from videopoet.sequence import Segment
+from videopoet.tasks.audio_order import AudioOrder, LevelMajor
 from videopoet.vocabulary import Control, Modality, Vocabulary
 
 
@@ -38,6 +39,7 @@ class Layout:
     audio_frames: audio frames of a whole clip; 0 for a corpus without sound.
     frames_per_audio_frame: video frames that one audio frame lasts.
     text_length: slots for text tokens.
+    audio_order: in which order the codes of a sound are written.
     """
 
     vocabulary: Vocabulary
@@ -46,6 +48,11 @@ class Layout:
     audio_frames: int
     frames_per_audio_frame: float
     text_length: int
+    audio_order: AudioOrder = field(default_factory=LevelMajor)
+
+    def facts(self) -> dict:
+        """What travels with a model, as JSON can hold it; `read_layout` reads it."""
+        return {**asdict(self), "audio_order": spec_of(self.audio_order)}
 
     def text(self, tokens: Text) -> list[Segment]:
         """Text between its markers; padding slots are there but not shown."""
@@ -66,12 +73,15 @@ class Layout:
         return self.vocabulary.from_visual(codes.flatten()), Modality.VISUAL, position
 
     def audio(self, codes: Tensor) -> tuple[Tensor, Modality, Tensor]:
-        """Codes (t, k) -> ids (k*t,) level by level, coarse to fine, modality, positions (time, level, 0)."""
+        """Codes (t, k) -> ids (t*k,) in the order of writing, modality, positions (time, level, 0) of each.
+
+        Time is in video frames, as of visual tokens: with 0.16 of them per audio frame, audio frame 25 stands at 4.
+        """
         t, k = codes.shape
-        level, frame = torch.meshgrid(torch.arange(k), torch.arange(t), indexing="ij")
+        frame, level = torch.meshgrid(torch.arange(t), torch.arange(k), indexing="ij")
         time = frame * self.frames_per_audio_frame
-        position = torch.stack([time, level, torch.zeros_like(time)], -1).reshape(-1, 3)
-        return self.vocabulary.from_audio(codes).T.flatten(), Modality.AUDIO, position
+        position = self.audio_order.write(torch.stack([time, level, torch.zeros_like(time)])).T
+        return self.audio_order.write(self.vocabulary.from_audio(codes)), Modality.AUDIO, position
 
     def frames_of(self, latent_frames: int) -> int:
         """Video frames that the first latent frames cover: with stride 4, 3 latent frames are 9 frames."""
@@ -87,13 +97,15 @@ class Layout:
         return self.vocabulary.to_visual(ids.unflatten(-1, (-1, *self.lattice[1:])))
 
     def audio_codes(self, ids: Tensor) -> Tensor:
-        """Inverse of `audio`: ids (..., k*t) -> codes (..., t, k)."""
-        return self.vocabulary.to_audio(ids.unflatten(-1, (self.vocabulary.audio_levels, -1)).transpose(-1, -2))
+        """Inverse of `audio`: ids (..., t*k) -> codes (..., t, k)."""
+        return self.vocabulary.to_audio(self.audio_order.read(ids, self.vocabulary.audio_levels))
 
 
 def read_layout(facts: dict) -> Layout:
-    """The layout from the facts that travel with a model, `dataclasses.asdict(layout)` as JSON."""
-    return Layout(**{**facts, "vocabulary": Vocabulary(**facts["vocabulary"]), "lattice": tuple(facts["lattice"])})
+    """The layout from the facts that travel with a model, `layout.facts()`. Without an order of sound it is level-major."""
+    vocabulary, lattice = Vocabulary(**facts["vocabulary"]), tuple(facts["lattice"])
+    order = instantiate(facts["audio_order"]) if "audio_order" in facts else LevelMajor()
+    return Layout(**{**facts, "vocabulary": vocabulary, "lattice": lattice, "audio_order": order})
 
 
 @dataclass(frozen=True, kw_only=True)
