@@ -94,6 +94,7 @@ class TokenManifest(Manifest):
     audio_frames: int  # latent frames per clip
     audio_levels: int  # residual quantiser levels
     audio_codebook_size: int
+    streams: dict[str, dict] = field(default_factory=dict)  # condition stream -> class_path and init_args of its making
     audio_hop: int | None = None  # samples per audio frame; None in shards that were made without saying so
 
 

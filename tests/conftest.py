@@ -9,12 +9,18 @@ import pytest
 import torch
 
 from videopoet import component
+from videopoet.conditions.registry import CONDITIONS
 from videopoet.data.bounce import Scene
 from videopoet.data.schema import Clip, MediaManifest
 from videopoet.data.shards import ShardWriter
 from videopoet.data.transforms import audio_to_int16
-from videopoet.pipeline import TASKS, VideoPoet
+from videopoet.pipeline import VideoPoet
 from videopoet.tasks.base import Example, Layout, Text
+from videopoet.tasks.denoise import Denoise
+from videopoet.tasks.frame_prediction import FramePrediction
+from videopoet.tasks.registry import TASKS
+from videopoet.tasks.spans import Blocks, Suffix
+from videopoet.tasks.unconditional import Unconditional
 from videopoet.token_shards import tokenize_shards
 from videopoet.tokenizers.text.sentencepiece import train_sentencepiece
 from videopoet.training.export import portable
@@ -63,6 +69,14 @@ LAYOUT = Layout(
     frames_per_audio_frame=17 / 21,
     text_length=32,
 )
+#: Every registered task, and variants that a mixture may hold beside them.
+EVERY_TASK = TASKS | {
+    "variable-past": FramePrediction(given=4, fewest=1),
+    "denoise-s-anywhere": Denoise(spans=Suffix(least=0.1, rate=0.9)),
+    "denoise-blocks-cut": Denoise(spans=Blocks(frames=2, rows=1, columns=2, rate=0.5)),
+    "denoise-audio-s": Denoise(stream="audio", spans=Suffix()),
+    "silent": Unconditional(sound=False),
+}
 FACTORED = {"class_path": "videopoet.models.token_io.Factored",
             "init_args": {"vocabulary_size": VOCABULARY.size, "width": 32, "visual_start": 256, "visual_size": 64}}  # fmt: skip
 FLAT = {"class_path": "videopoet.models.token_io.Flat", "init_args": {"vocabulary_size": VOCABULARY.size, "width": 32}}
@@ -110,6 +124,7 @@ def shipped(tmp_path_factory, text_model):
     facts = {
         "layout": LAYOUT.facts(),
         "tasks": {name: task.spec() for name, task in TASKS.items()},
+        "streams": {name: component.spec_of(condition) for name, condition in CONDITIONS.items()},
         "fingerprints": {n: component.read_fingerprint(folder / f"{n}.safetensors") for n in ("visual", "audio")},
         "frames": 17,
         "fps": 8.0,
@@ -142,7 +157,7 @@ def world_tokens(tmp_path_factory, world, shipped) -> Path:
     """The same six scenes through the tiny tokenizers."""
     folder = tmp_path_factory.mktemp("world_tokens") / "shards"
     visual, audio = (component.load(shipped / f"{name}.safetensors") for name in ("visual", "audio"))
-    tokenize_shards(world, folder, visual, audio, batch_size=4)
+    tokenize_shards(world, folder, visual, audio, conditions=CONDITIONS, batch_size=4)
     return folder
 
 
@@ -161,5 +176,8 @@ def example() -> Example:
         text=Text(ids=ids, shown=shown),
         video=torch.randint(0, 64, LAYOUT.lattice, generator=g),
         audio=torch.randint(0, 16, (LAYOUT.audio_frames, 2), generator=g),
+        label=Text(ids=ids.flip(0) * shown, shown=shown),
+        streams={name: torch.randint(0, 64, LAYOUT.lattice, generator=g) for name in CONDITIONS},
+        seed=11,
         key="sample",
     )

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-BUILDABLE = ("videopoet.tokenizers.", "videopoet.models.", "videopoet.tasks.")
+BUILDABLE = ("videopoet.tokenizers.", "videopoet.models.", "videopoet.tasks.", "videopoet.conditions.")
 FORMAT = "videopoet-component-1"
 SCALE = ".int8_scale"  # suffix of the tensor beside one stored in 8 bits
 
@@ -34,6 +35,15 @@ def instantiate(spec):
         return cls(**arguments)
     except (ImportError, AttributeError, AssertionError, TypeError) as error:
         raise ValueError(f"{spec['class_path']} cannot be built as the file says ({error})") from None
+
+
+def spec_of(value):
+    """Inverse of `instantiate` for frozen dataclasses of plain values and of each other."""
+    if is_dataclass(value):
+        cls = type(value)
+        arguments = {field.name: spec_of(getattr(value, field.name)) for field in fields(value) if field.init}
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+    return value
 
 
 def save(

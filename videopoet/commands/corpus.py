@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from videopoet.commands.sample import best_device
+from videopoet.conditions.registry import CONDITIONS, conditions_of
 
 
 def add(commands) -> None:
@@ -58,6 +59,14 @@ def add(commands) -> None:
     tokenize.add_argument("--out", type=Path, required=True, metavar="DIR")
     tokenize.add_argument("--visual", type=Path, metavar="FILE", help="visual tokenizer (default: the shipped one)")
     tokenize.add_argument("--audio", type=Path, metavar="FILE", help="audio tokenizer (default: the shipped one)")
+    tokenize.add_argument(
+        "--condition",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"also make this condition stream, for the tasks that read it: {', '.join(CONDITIONS)}, all, or a YAML file "
+        "of NAME: {class_path, init_args}; may be repeated (default: none)",
+    )
     tokenize.add_argument("--batch-size", type=positive, default=32)
     tokenize.add_argument("--overwrite", action="store_true", help="replace shards that are there")
     tokenize.set_defaults(run=run_tokenize)
@@ -118,13 +127,16 @@ def run_tokenize(arguments: argparse.Namespace) -> None:
     from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
     a = arguments
+    conditions = conditions_of(a.condition)
     visual = component.load(a.visual or SHIPPED / "visual.safetensors", VideoTokenizer).to(best_device())
     audio = component.load(a.audio or SHIPPED / "audio.safetensors", AudioTokenizer).to(best_device())
-    manifest = tokenize_shards(a.shards, a.out, visual, audio, batch_size=a.batch_size, overwrite=a.overwrite)
+    manifest = tokenize_shards(a.shards, a.out, visual, audio, conditions=conditions, batch_size=a.batch_size,
+                               overwrite=a.overwrite)  # fmt: skip
     t, h, w = manifest.visual_lattice
     print(
         f"{manifest.num_samples} clips in {a.out}: {t} x {h} x {w} visual codes of {manifest.visual_codebook_size}, "
-        f"{manifest.audio_frames} x {manifest.audio_levels} audio codes of {manifest.audio_codebook_size}\n"
+        f"{manifest.audio_frames} x {manifest.audio_levels} audio codes of {manifest.audio_codebook_size}; "
+        f"conditions: {', '.join(conditions) or 'none'}\n"
         f"next: videopoet fit -c configs/demo/lm.yaml --data.init_args.tokens={a.out}, with a text model of your captions "
         "(videopoet text-model) or from the shipped model: see README, 'From a folder of videos to a model'"
     )

@@ -52,6 +52,7 @@ class TokenLMTraining(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = self.model.loss(batch)
         self.log("train/loss", loss.total, prog_bar=True)
+        self.log("train/padding", batch.padding)
         self.log_dict({f"train/{batch.task}/{name}": value for name, value in loss.by_modality.items()})
         return loss.total
 
