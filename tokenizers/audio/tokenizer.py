@@ -97,12 +97,12 @@ class AudioTokenizer(nn.Module, ABC):
         codes of this tokenizer or have no frame, and where it cannot stream.
         """
         self.check_codes(codes)
-        latents = self.embed(codes)
         if stream is None:
             if not codes.shape[1]:
                 raise ValueError("codes have 0 frames, at least 1 is needed to decode")
-            return self.synthesize(latents).clamp(-1, 1)
+            return self.synthesize(self.embed(codes)).clamp(-1, 1)
         self.open(stream, "decoding", len(codes))
+        latents = self.embed(codes)
         with cached():
             pieces = stream.steps(latents, 1, self.look_ahead.start)
             sounds = [self.synthesize(piece, stream).clamp(-1, 1) for piece in pieces]
