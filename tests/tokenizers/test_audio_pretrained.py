@@ -12,6 +12,10 @@ from encodec.quantization import ResidualVectorQuantizer
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from videopoet import component
+from videopoet.data.mixture import layout_of
+from videopoet.data.shards import ShardReader
+from videopoet.data.transforms import audio_to_float
+from videopoet.token_shards import tokenize_shards
 from videopoet.tokenizers.audio.codec import SoundStream
 from videopoet.tokenizers.audio.pretrained import TransformersDac, TransformersEncodec, encodec_state
 from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
@@ -256,6 +260,21 @@ def test_the_look_ahead_is_exact(saved, name):
         latents[..., total // 2 :] = torch.nan
         sound = tokenizer.synthesize(latents)
         assert int(sound.isnan()[0, 0].long().argmax()) == total // 2 * hop - decoding
+
+
+def test_clips_are_tokenized_by_it(saved, world, shipped, tmp_path):
+    """A published codec in a component file takes the place of ours in `videopoet tokenize --audio`."""
+    dac = TransformersDac.from_pretrained(saved["dac"], 4)
+    component.save(tmp_path / "dac.safetensors", dac.spec(), dac.state_dict(), half=False)
+    visual, audio = (component.load(path) for path in (shipped / "visual.safetensors", tmp_path / "dac.safetensors"))
+    manifest = tokenize_shards(world, tmp_path / "tokens", visual, audio)
+    assert (manifest.audio_frames, manifest.audio_levels, manifest.audio_codebook_size) == (106, 4, 16)
+    assert manifest.audio_hop == 320 and layout_of(manifest, 8).frames_per_audio_frame == 0.16
+    assert manifest.fingerprints["audio"] == component.read_fingerprint(tmp_path / "dac.safetensors")
+    clip, tokens = ShardReader(world)[0], ShardReader(tmp_path / "tokens")[0]
+    assert torch.equal(
+        torch.from_numpy(tokens["audio"]).long(), dac.encode(audio_to_float(clip["audio"])[None, None])[0]
+    )
 
 
 WRONG = {
