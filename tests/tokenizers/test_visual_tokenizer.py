@@ -10,9 +10,9 @@ from conftest import VISUAL, published
 from videopoet import component
 from videopoet.data.bounce import Scene
 from videopoet.data.transforms import video_to_float
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.causal import depth_to_space, repeat_to, space_to_depth
 from videopoet.tokenizers.visual.layers import AdaptiveNorm, CausalLayers
-from videopoet.tokenizers.visual.streaming import Stream
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.convolution import convolve
-from videopoet.tokenizers.visual.streaming import Stream
 
 Triple = tuple[int, int, int]
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.causal import (
     CausalAveragePool,
     CausalConv3d,
@@ -28,7 +29,6 @@ from videopoet.tokenizers.visual.causal import (
 )
 from videopoet.tokenizers.visual.convolution import convolve
 from videopoet.tokenizers.visual.network import FIRST_FRAME_ALONE, WHOLE_WINDOWS, TemporalRule
-from videopoet.tokenizers.visual.streaming import Stream
 
 # --- families: convolution, normalisation and pooling that go together
 
