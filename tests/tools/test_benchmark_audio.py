@@ -161,7 +161,7 @@ def test_nan_in_a_file_is_named_with_the_file(tool, tmp_path, codec, capsys):
     (tmp_path / "nan.wav").write_bytes(head + data)
     with pytest.raises(SystemExit):
         run(tool, tmp_path / "nan.wav", "--only", "quality", "--codec", codec, "--out", tmp_path / "out")
-    assert "nan.wav: 4000 samples are NaN" in capsys.readouterr().err
+    assert "nan.wav: sound holds NaN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["[]", "class_path: videopoet.tokenizers.quantizers.lookup_free.LookupFreeQuantizer",
