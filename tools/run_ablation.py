@@ -30,9 +30,9 @@ from videopoet.data.schema import Clip
 from videopoet.data.shards import ShardReader
 from videopoet.data.transforms import video_to_float, video_to_uint8
 from videopoet.evaluation.reconstruction import compare
+from videopoet.evaluation.reconstruction_sheet import sheet, spread
 from videopoet.evaluation.report import command, machine, markdown
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
-from videopoet.tokenizers.visual.padding import pad_to_lattice, trim
 from videopoet.training.cli import fit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablation"
@@ -89,7 +89,7 @@ def run(a: argparse.Namespace) -> None:
                 out.write(json.dumps(asdict(row)) + "\n")
         rows.append(row)
     page = report(rows, a)
-    Image.fromarray(sheet(rows, a)).save(a.out / f"{a.table}.png")
+    Image.fromarray(picture(rows, a)).save(a.out / f"{a.table}.png")
     (a.out / f"{a.table}.md").write_text(page + "\n")
     print(f"\n{page}\n\nin {a.out}: {file.name}, {a.table}.md, {a.table}.png")
 
@@ -148,27 +148,11 @@ def measure(tokenizer: VideoTokenizer, shards: Path, num_frames: int | None) -> 
     return means | {"codes_used": len(used), "bits": bits}
 
 
-@torch.inference_mode()
-def sheet(rows: list[Row], a: argparse.Namespace) -> np.ndarray:
-    """uint8 picture: a frame of some validation clips, originals above, then a line of each row.
-
-    The middle frame, or of rows that train on images alone the first, without the others.
-    """
-    reader = ShardReader(a.validation, "media")
-    indices = np.linspace(0, len(reader) - 1, min(SHOWN, len(reader))).astype(int)
-    videos = [Clip.from_record(reader[int(i)]).video for i in indices]
+def picture(rows: list[Row], a: argparse.Namespace) -> np.ndarray:
+    """What the rows make of some validation clips; of rows that train on images alone, of their first frames."""
     tokenizers = [component.load(weights(a, row.config), VideoTokenizer) for row in rows]
-    if tokenizers[0].metadata["images"]:
-        videos = [video[:1] for video in videos]
-    lines = [videos, *([rebuilt(tokenizer, video) for video in videos] for tokenizer in tokenizers)]
-    pictures = [np.concatenate([video[len(video) // 2] for video in line], 1) for line in lines]
-    return np.concatenate(pictures).repeat(2, 0).repeat(2, 1)
-
-
-def rebuilt(tokenizer: VideoTokenizer, video: np.ndarray) -> np.ndarray:
-    """uint8 (t, h, w, 3) -> what the tokenizer makes of it, frames that do not fill a window padded as in use."""
-    padded, size = pad_to_lattice(video_to_float(video)[None], tokenizer.stride, tokenizer.encoder.rule)
-    return video_to_uint8(trim(tokenizer.decode(tokenizer.encode(padded)), size))[0]
+    videos = spread(ShardReader(a.validation, "media"), SHOWN)
+    return sheet(tokenizers, [video[:1] for video in videos] if tokenizers[0].metadata["images"] else videos)
 
 
 def report(rows: list[Row], a: argparse.Namespace) -> str:

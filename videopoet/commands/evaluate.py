@@ -24,7 +24,9 @@ def add_bounce(protocols) -> None:
         epilog="example: videopoet evaluate bounce --task text-to-video --n 64 --out report.json",
     )
     bounce.add_argument(
-        "--task", action="append", help="one task; may be repeated (default: all the model was trained on that have a trial)"
+        "--task",
+        action="append",
+        help="one task; may be repeated (default: all the model was trained on that have a trial)",
     )
     bounce.add_argument("--n", type=int, default=64, help="held-out scenes per task (default 64)")
     bounce.add_argument("--model", type=Path, metavar="DIR", help="folder of a model (default: the shipped one)")
