@@ -94,9 +94,15 @@ def test_config_takes_a_step(path, world, world_tokens, tokens, shipped, text_mo
     }[kind]
     overlay += shrink(yaml.safe_load(path.read_text()))
     files = [argument for config in [*configs, TINY] for argument in ("-c", str(config))]
-    trainer = fit([*files, *overlay]).trainer
-    assert trainer.global_step == 1
-    assert np.isfinite(float(trainer.callback_metrics["train/loss"]))
+    run = fit([*files, *overlay])
+    assert run.trainer.global_step == 1
+    assert np.isfinite(float(run.trainer.callback_metrics["train/loss"]))
+    if run.model.component != "probe":  # measured, not shipped
+        trained = getattr(run.model, run.model.component)
+        spec = run.config.fit.model.as_dict()["init_args"][run.model.component]
+        component.save(tmp_path / "part.safetensors", spec, trained.state_dict(), half=False)
+        rebuilt = component.load(tmp_path / "part.safetensors", type(trained))
+        assert rebuilt.state_dict().keys() == trained.state_dict().keys()
 
 
 def test_the_order_of_sound_is_a_value_in_yaml(tokens, shipped, text_model, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,9 +33,18 @@ def instantiate(spec):
     try:
         cls = getattr(importlib.import_module(module), name)
         assert isinstance(cls, type)
-        return cls(**arguments)
+        return cls(**{name: _as_annotated(cls, name, value) for name, value in arguments.items()})
     except (ImportError, AttributeError, AssertionError, TypeError) as error:
         raise ValueError(f"{spec['class_path']} cannot be built as the file says ({error})") from None
+
+
+def _as_annotated(cls: type, name: str, value):
+    """A plain dict becomes the dataclass that `cls` declares for `name`: the command line writes those without a class."""
+    if not isinstance(value, dict):
+        return value
+    hint = get_type_hints(cls.__init__).get(name)
+    declared = next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
+    return value if declared is None else declared(**value)
 
 
 def spec_of(value):
