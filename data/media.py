@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -64,15 +65,10 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 def read_audio(path: str | os.PathLike, *, sample_rate: int | None = 16000, channels: Channels = MIX_DOWN) -> Media:
     """Sound of any file, with or without pictures, as `Media(video=None)`; ValueError if it has no audio track."""
     sound = SoundTrack(sample_rate=sample_rate, channels=channels)
-    with open_source(path, video=False) as source:
-        try:
-            for frame in source.items:
-                sound.push(frame)
-            sound.finish()
-        except ValueError as error:
-            if isinstance(error, FFmpegError):
-                raise
-            raise ValueError(f"{path}: {error}") from error
+    with open_source(path, video=False) as source, _naming(path):
+        for frame in source.items:
+            sound.push(frame)
+        sound.finish()
     if not sound.samples:
         raise ValueError(f"{path}: has no audio track")
     return Media(
@@ -81,20 +77,17 @@ def read_audio(path: str | os.PathLike, *, sample_rate: int | None = 16000, chan
 
 
 def stream_audio(path: str | os.PathLike, *, seconds: float, sample_rate: int = 16000) -> Iterator[np.ndarray]:
-    """`read_audio`, mono, in consecutive chunks of `seconds`, float32 (s,), decoded as they are asked for.
+    """`read_audio`, mixed down, in consecutive chunks of `seconds`, float32 (s,), decoded as they are asked for.
 
-    The last chunk may be shorter. Memory holds a chunk, never the file. Raises ValueError, after the chunks before it,
-    where the file is damaged or holds samples that are no numbers.
+    The last chunk may be shorter. Memory holds a chunk, never the file. A file that turns out damaged half way raises
+    after the chunks before the damage.
     """
-    sound, given, length = SoundTrack(sample_rate=sample_rate, mono=True), 0, round(seconds * sample_rate)
+    sound, given, length = SoundTrack(sample_rate=sample_rate, channels=MIX_DOWN), 0, round(seconds * sample_rate)
 
     def chunk(samples: int) -> np.ndarray:
-        audio = sound.read(sound.first_second + given / sample_rate, samples)[0]
-        if not np.isfinite(audio).all():
-            raise ValueError(f"{path}: samples that are no numbers (NaN) {given / sample_rate:g} s from the start")
-        return audio
+        return sound.read(sound.first_second + given / sample_rate, samples)[0]
 
-    with open_source(path, video=False) as source:
+    with open_source(path, video=False) as source, _naming(path):
         for frame in source.items:
             sound.push(frame)
             while sound.samples - given >= length:
@@ -107,6 +100,17 @@ def stream_audio(path: str | os.PathLike, *, seconds: float, sample_rate: int = 
         samples = min(length, sound.samples - given)
         yield chunk(samples)
         given += samples
+
+
+@contextmanager
+def _naming(path: str | os.PathLike) -> Iterator[None]:
+    """Puts the file before what is wrong with its contents; `open_source` does so for what FFmpeg says."""
+    try:
+        yield
+    except FFmpegError:  # some are ValueErrors
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def stream_media(
@@ -130,12 +134,8 @@ def stream_media(
     with open_source(path, audio=audio) as source:
         grid = FrameGrid(fps=fps, frame_rate=source.frame_rate, resize=resize, pixel_aspect=source.pixel_aspect)
         sound = SoundTrack(sample_rate=sample_rate, channels=channels)
-        try:
+        with _naming(path):
             yield from _chunks(source, grid, sound, chunk_frames, max_seconds)
-        except ValueError as error:
-            if isinstance(error, FFmpegError):
-                raise
-            raise ValueError(f"{path}: {error}") from error
 
 
 def _chunks(
