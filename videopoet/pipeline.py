@@ -1,7 +1,9 @@
 """VideoPoet: one object that holds the tokenizers and the language model, and makes media."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from videopoet import component
 from videopoet.data.media import Media, read_image, read_media
 from videopoet.data.transforms import ResizeCrop, video_to_float, video_to_uint8
 from videopoet.models.token_lm import TokenLM
-from videopoet.sampling.autoregressive import generate
+from videopoet.sampling.autoregressive import generate, num_tokens
+from videopoet.sampling.conditions import present, unconditioned
+from videopoet.sampling.ranking import Scorer, best, candidate_seeds
 from videopoet.sampling.request import Request
 from videopoet.sampling.rules import Draw, Guidance, Temperature
 from videopoet.tasks.base import Example, Task, read_layout
@@ -36,8 +40,8 @@ TASKS: dict[str, Task] = {
     "video-to-audio": VideoToAudio(),
 }
 
-DEFAULT_DRAW = Draw(filters=(Temperature(value=0.9),), guidance=Guidance(scale=2.0))
-ROWS = 64  # requests sampled at one time
+DEFAULT_DRAW = Draw(filters=(Temperature(value=0.9),), guidance=Guidance(text=2.0))
+ROWS = 64  # requests or candidates sampled at one time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,36 +97,58 @@ class VideoPoet:
 
     def generate(
         self,
-        task: str,
-        requests: list[Request],
+        task: str | Task,
+        requests: list[Request] | None = None,
         *,
         draw: Draw = DEFAULT_DRAW,
         seed: int = 0,
+        num_candidates: int = 1,
+        scorer: Scorer | None = None,
         progress: Callable[[int], None] | None = None,
+        **given,
     ) -> list[Media]:
         """Make one media per request; request i draws from seed + i, alone or in a batch.
 
+        task: a name, or a task such as `TextToVideo()`. In place of a list of requests the fields of one may be given:
+        `poet.generate("text-to-video", prompt="...")`.
+        num_candidates, scorer: make so many of each request at once and return the one that the scorer likes best.
         Text-to-image gives one frame; frame prediction the given video and the frames after it; video-to-audio the
         given video with its sound. `progress` is called with the number of tokens each step made.
         Raises ValueError for an unknown or untrained task and for requests that lack what the task needs.
         """
+        task, requests = self._task(task), _requests(requests, given)
+        if num_candidates > 1 and scorer is None:
+            raise ValueError(f"{num_candidates} candidates need a scorer that chooses between them")
+        rows = [(r, s) for i, r in enumerate(requests) for s in candidate_seeds(seed + i, num_candidates)]
+        media: list[Media] = []
+        for start in range(0, len(rows), ROWS):
+            part, seeds = zip(*rows[start : start + ROWS])
+            ids = self._draw(task, part, draw, seeds, progress)
+            media += self._media(task, part, ids)
+        if scorer is None:
+            return media
+        groups = [media[start : start + num_candidates] for start in range(0, len(media), num_candidates)]
+        return [best(scorer, request, group) for request, group in zip(requests, groups)]
+
+    def num_tokens(self, task: str | Task) -> int:
+        """Tokens that one candidate of one request takes, as `progress` counts them."""
+        return num_tokens(self._task(task).target(Example.blank(self.layout), self.layout))
+
+    def _task(self, task: str | Task) -> Task:
+        """A task of the model by its name, or a given one whose class the model was trained on."""
+        if isinstance(task, Task):
+            name = next((name for name, each in (*TASKS.items(), *self.tasks.items()) if each == task), None)
+            if any(type(task) is type(trained) for trained in self.tasks.values()):
+                return task
+            task = name or type(task).__name__
         check_task(task, self.tasks)
-        for request in requests:
-            check_request(request)
-        media = []
-        for start in range(0, len(requests), ROWS):
-            rows = requests[start : start + ROWS]
-            ids = self._draw(self.tasks[task], rows, draw, seed + start, progress)
-            media += self._media(self.tasks[task], rows, ids)
-        return media
+        return self.tasks[task]
 
     def _draw(
-        self, task: Task, requests: list[Request], draw: Draw, seed: int, progress
+        self, task: Task, requests: Many[Request], draw: Draw, seeds: int | Many[int], progress
     ) -> dict[Modality, torch.Tensor]:
         blank = Example.blank(self.layout)
         texts = self.model.text([request.prompt for request in requests])
-        none = self.model.text([""])[0]
-        guided = "text" in task.needs(self.layout)
         examples = [self._example(task, r, replace(blank, text=t)) for r, t in zip(requests, texts)]
         last = 0
 
@@ -132,14 +158,19 @@ class VideoPoet:
                 progress((done - last) * len(requests))
             last = done
 
+        conditions = [task.condition(example, self.layout) for example in examples]
+        draw = replace(draw, guidance=draw.guidance.within(present(conditions[0])))
+        if Modality.TEXT not in draw.guidance.guided and any(request.negative_prompt for request in requests):
+            raise ValueError("a negative prompt works through text guidance, and there is none: set it to other than 1")
+        negatives = self.model.text([request.negative_prompt for request in requests])
         return generate(
             self.model,
-            [task.condition(example, self.layout) for example in examples],
-            [task.condition(replace(example, text=none), self.layout) for example in examples] if guided else (),
+            conditions,
+            unconditioned(conditions, negatives, draw.guidance),
             task.target(blank, self.layout),
             self.layout.vocabulary,
-            draw if guided else replace(draw, guidance=None),
-            seed,
+            draw,
+            seeds,
             advance,
         )
 
@@ -231,6 +262,19 @@ class VideoPoet:
         if not Path(path).is_file():
             raise ValueError(f"no file at {path}")
         return read_image(path)
+
+
+def _requests(requests: list[Request] | None, given: dict) -> list[Request]:
+    """The requests, or the one whose fields are given. Raises ValueError for neither, both, and what is no request."""
+    fields = [field.name for field in dataclasses.fields(Request)]
+    if unknown := [name for name in given if name not in fields]:
+        raise ValueError(f"a request has no '{unknown[0]}', it has {', '.join(fields)}")
+    if (requests is None) != bool(given):
+        raise ValueError("give a list of requests, or the fields of one: poet.generate(task, prompt='...')")
+    requests = [Request(**given)] if requests is None else list(requests)
+    for request in requests:
+        check_request(request)
+    return requests
 
 
 def check_request(request: Request) -> None:

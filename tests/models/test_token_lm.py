@@ -7,8 +7,9 @@ from conftest import FACTORED, FLAT, LAYOUT, VOCABULARY, lm_spec
 from videopoet import component
 from videopoet.models.token_io import Factored
 from videopoet.pipeline import TASKS
-from videopoet.sampling.autoregressive import generate, row_generators
-from videopoet.sampling.rules import Draw, Guidance, Temperature, TopK, TopP
+from videopoet.sampling.autoregressive import generate
+from videopoet.sampling.conditions import unconditioned
+from videopoet.sampling.rules import Draw, Guidance, Place, Temperature, TopK, TopP, uniforms
 from videopoet.sequence import Batch, Sequence
 from videopoet.tasks.base import Example
 from videopoet.vocabulary import Modality
@@ -82,7 +83,7 @@ def test_factored_probabilities_sum_to_one():
 def test_factored_sampling_follows_its_loss():
     torch.manual_seed(0)
     io, hidden = Factored(VOCABULARY.size, 32, 256, 64), torch.randn(1, 32) * 3
-    drawn = io.sample(hidden.expand(4000, -1), VOCABULARY.visual(), Draw(), row_generators(0, 4000))
+    drawn = io.sample(hidden.expand(4000, -1), VOCABULARY.visual(), Draw(), Place(0, 1, uniforms(range(4000), 1)[0]))
     share = torch.bincount(drawn - 256, minlength=64) / 4000
     expected = (-io.loss(hidden.expand(64, -1), torch.arange(256, 320))).exp()
     assert (share - expected).abs().max() < 0.03
@@ -97,11 +98,11 @@ def test_chunked_loss_equals_whole(model, example, monkeypatch):
 
 
 def run(model, task, examples, draw, seed=0):
-    none = model.text([""])[0]
+    conditions = [task.condition(e, LAYOUT) for e in examples]
     return generate(
         model,
-        [task.condition(e, LAYOUT) for e in examples],
-        [task.condition(Example(text=none, video=e.video, audio=e.audio), LAYOUT) for e in examples],
+        conditions,
+        unconditioned(conditions, model.text([""]) * len(examples), draw.guidance),
         task.target(Example.blank(LAYOUT), LAYOUT),
         VOCABULARY,
         draw,
@@ -124,7 +125,7 @@ def test_sampled_ids_are_legal_and_reproducible(model, task, example):
 
 
 def test_a_row_does_not_depend_on_its_batch(model, example):
-    task, draw = TASKS["text-to-video"], Draw(guidance=Guidance(scale=2.0))
+    task, draw = TASKS["text-to-video"], Draw(guidance=Guidance(text=2.0))
     both = run(model, task, [example, example], draw, seed=5)
     second = run(model, task, [example], draw, seed=6)
     assert torch.equal(both[Modality.VISUAL][1:], second[Modality.VISUAL])
@@ -133,22 +134,22 @@ def test_a_row_does_not_depend_on_its_batch(model, example):
 
 def test_guidance_one_is_none(model, example):
     task = TASKS["text-to-video"]
-    plain, guided = (run(model, task, [example], Draw(guidance=g)) for g in (None, Guidance(scale=1.0)))
+    plain, guided = (run(model, task, [example], Draw(guidance=g)) for g in (Guidance(), Guidance(text=1.0)))
     assert all(torch.equal(plain[m], guided[m]) for m in plain)
 
 
 def test_image_tokens_are_the_video_s_first_under_one_seed(model, example):
-    draw = Draw(guidance=Guidance(scale=2.0))
+    draw = Draw(guidance=Guidance(text=2.0))
     image, video = (run(model, TASKS[t], [example], draw, seed=3) for t in ("text-to-image", "text-to-video"))
     ids = image[Modality.VISUAL]
     assert torch.equal(ids, video[Modality.VISUAL][:, : ids.shape[1]])
 
 
 def test_filters():
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    assert torch.isfinite(TopK(k=2)(logits)).tolist() == [[True, True, False, False]]
-    assert torch.isfinite(TopP(p=0.7)(logits)).tolist() == [[True, True, False, False]]
-    assert torch.isfinite(TopP(p=0.1)(logits)).sum() == 1
+    logits, place = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log(), Place()
+    assert torch.isfinite(TopK(k=2)(logits, place)).tolist() == [[True, True, False, False]]
+    assert torch.isfinite(TopP(p=0.7)(logits, place)).tolist() == [[True, True, False, False]]
+    assert torch.isfinite(TopP(p=0.1)(logits, place)).sum() == 1
     for bad in (lambda: Temperature(value=0), lambda: TopK(k=0), lambda: TopP(p=1.5)):
         with pytest.raises(ValueError, match="must be"):
             bad()

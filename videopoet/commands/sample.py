@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from videopoet.commands.safely import run_safely
@@ -59,6 +59,7 @@ def arguments(parser: argparse.ArgumentParser, command: Command) -> None:
     """The arguments of one task, and what runs it."""
     if command.prompt:
         parser.add_argument("--prompt", required=not command.image, default="", help="what is to be seen and heard")
+        parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what guidance leads away from")
     if command.image:
         parser.add_argument("--image", required=True, help="picture file: the first frame")
     if command.video:
@@ -71,24 +72,46 @@ def arguments(parser: argparse.ArgumentParser, command: Command) -> None:
 
 
 def sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """How tokens are drawn."""
-    parser.add_argument("--temperature", type=float, help="above 1 more varied, below 1 safer")
-    parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
-    parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that make up this probability")
-    parser.add_argument("--guidance", type=float, help="how strongly the prompt is followed; 1 is none")
+    """How tokens are drawn. A value may change over the sample: 1.1:0.8 goes straight from the first to the second."""
+    add = parser.add_argument_group("drawing tokens (A:B changes from A to B over the sample)").add_argument
+    add("--temperature", type=value, metavar="T", help="above 1 more varied, below 1 safer")
+    add("--top-k", type=value, metavar="K", help="draw from the k likeliest tokens only")
+    add("--top-p", type=value, metavar="P", help="draw from the likeliest tokens that make up this probability")
+    add("--guidance", type=value, metavar="S", help="how strongly the prompt is followed; 1 is none")
+    add(
+        "--visual-guidance",
+        type=value,
+        metavar="S",
+        help="how strongly a given picture or video is followed; 1 is none",
+    )
+    add("--audio-guidance", type=value, metavar="S", help="how strongly a given sound is followed; 1 is none")
+
+
+def value(text: str):
+    """A number, or A:B."""
+    from videopoet.sampling.schedules import Linear
+
+    try:
+        start, *end = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor two as in 1.1:0.8") from None
+    if len(end) > 1:
+        raise argparse.ArgumentTypeError(f"'{text}' has {len(end) + 1} numbers: give one, or two as in 1.1:0.8")
+    return Linear(start=start, end=end[0]) if end else start
 
 
 def draw_of(namespace: argparse.Namespace):
     """The `Draw` the arguments describe; what is not named stays as the default."""
     from videopoet.pipeline import DEFAULT_DRAW
-    from videopoet.sampling.rules import Draw, Guidance, Temperature, TopK, TopP
+    from videopoet.sampling.rules import Draw, Temperature, TopK, TopP
 
     a = namespace
     filters = (Temperature(value=a.temperature),) if a.temperature is not None else DEFAULT_DRAW.filters
     filters += (TopK(k=a.top_k),) if a.top_k is not None else ()
     filters += (TopP(p=a.top_p),) if a.top_p is not None else ()
-    guidance = DEFAULT_DRAW.guidance if a.guidance is None else None if a.guidance == 1 else Guidance(scale=a.guidance)
-    return Draw(filters=filters, guidance=guidance)
+    scales = {"text": a.guidance, "visual": a.visual_guidance, "audio": a.audio_guidance}
+    named = {condition: scale for condition, scale in scales.items() if scale is not None}
+    return Draw(filters=filters, guidance=replace(DEFAULT_DRAW.guidance, **named))
 
 
 def run(namespace: argparse.Namespace, command: Command) -> None:
@@ -102,6 +125,7 @@ def run(namespace: argparse.Namespace, command: Command) -> None:
     check_task(command.task, poet.tasks)
     request = Request(
         prompt=getattr(namespace, "prompt", ""),
+        negative_prompt=getattr(namespace, "negative_prompt", ""),
         image=poet.read_image(namespace.image) if command.image else None,
         video=poet.read_video(namespace.video) if command.video else None,
     )
