@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from videopoet.commands import long_video
 from videopoet.commands.drawing import draw_of, ranking_arguments, ranking_of, sampling_arguments
 from videopoet.commands.progress import token_bar
 from videopoet.commands.safely import run_safely
@@ -54,6 +55,7 @@ def add(commands) -> None:
             command.task, help=command.help, description=command.help, epilog=command.example(), **names
         )
         arguments(parser, command)
+    long_video.add(tasks)
 
 
 def arguments(parser: argparse.ArgumentParser, command: Command) -> None:
@@ -80,7 +82,7 @@ def given_arguments(parser: argparse.ArgumentParser, command: Command, *, needed
 
 def run(namespace: argparse.Namespace, command: Command) -> None:
     """Read what is given, generate, write the file."""
-    check_out(namespace.out, command)
+    check_out(namespace.out, command.suffix, command.task)
     how = how_of(namespace)
     poet = load_model(namespace.model)
     request = request_of(namespace, poet)
@@ -115,10 +117,10 @@ def how_of(namespace: argparse.Namespace) -> dict:
     return {"draw": draw_of(namespace), "seed": namespace.seed, **ranking_of(namespace)}
 
 
-def check_out(out: Path, command: Command) -> None:
+def check_out(out: Path, suffix: str, task: str) -> None:
     """Before any work: raises ValueError where the file could not be written."""
-    if out.suffix.lower() != command.suffix:
-        raise ValueError(f"{command.task} writes {command.suffix} files, --out is {out}")
+    if out.suffix.lower() != suffix:
+        raise ValueError(f"{task} writes {suffix} files, --out is {out}")
     if not out.parent.is_dir():
         raise ValueError(f"the folder of --out {out} does not exist: make it first")
 
