@@ -78,6 +78,17 @@ def test_three_prompts_open_and_change():
     assert [i for i, task in enumerate(tasks) if task == CHANGE] == [6, 12]
 
 
+@pytest.mark.parametrize("refresh, times", [(1, 5), (17, 4), (25, 3), (41, 2), (999, 1)])
+def test_a_prompt_can_begin_again(refresh, times):
+    """80 frames of one prompt: 17 and then, if it is time, 16 that begin again, or 8 that go on."""
+    poet = Counting()
+    steps = plan(poet, ["a"], 80, refresh=refresh)
+    assert sum(step.task != PREDICT for step in steps) == times
+    video, audio = whole(stream(poet, ["a"], 10, refresh=refresh / 8))
+    assert video == list(range(80)) and len(audio) == 160000
+    assert [call for call in poet.calls if call[0] != SOUND] == [(step.task, step.prompt) for step in steps]
+
+
 @pytest.mark.parametrize("sounding", [True, False])
 @pytest.mark.parametrize("given, prompts", [(1, ["a"]), (1, ["a", "b"]), (12, ["a"]), (30, []), (40, ["a", "b"])])
 def test_a_given_picture_or_video_is_gone_on_from(given, prompts, sounding):

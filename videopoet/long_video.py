@@ -35,27 +35,31 @@ class Step:
     frames: int = 0
 
 
-def plan(poet, prompts: Many[str], frames: int, *, started: bool = False) -> list[Step]:
+def plan(poet, prompts: Many[str], frames: int, *, started: bool = False, refresh: int | None = None) -> list[Step]:
     """The steps that make `frames` frames, every prompt an equal share of them.
 
     started: whether there is a frame to go on from; without prompts there must be.
+    refresh: begin a prompt again after so many frames. What is seen then stays what the prompt says, which frame
+    prediction knows from the last second alone; but the motion begins anew. None: each prompt begins once.
     Raises ValueError where there is nothing to begin with or a prompt would get no frame.
     """
     if not (prompts or started):
         raise ValueError("a long video begins with a prompt, or with a picture or video that is given")
     if frames < max(1, len(prompts)):
         raise ValueError(f"{frames} frames for {len(prompts)} prompts: make it longer, every prompt needs at least one")
+    if refresh is not None and refresh < 1:
+        raise ValueError(f"a prompt cannot begin again every {refresh} frames: give at least 1")
     whole, ahead = poet.geometry.frames, poet.geometry.frames - _context(poet)
     steps: list[Step] = []
     bounds = [round(i * frames / max(1, len(prompts))) for i in range(1, max(1, len(prompts)) + 1)]
     for prompt, start, stop in zip(prompts or [None], [0, *bounds], bounds):
-        left = stop - start
+        left, since = stop - start, None  # since: frames after the prompt began
         while left:
-            fresh = prompt is not None and left == stop - start
+            fresh = prompt is not None and (since is None or (refresh is not None and since >= refresh))
             task = PREDICT if not fresh else CHANGE if steps or started else OPEN
             made = {OPEN: whole, CHANGE: whole - 1, PREDICT: ahead}[task]
             steps.append(Step(task=task, prompt=prompt if fresh else "", frames=min(made, left)))
-            left -= steps[-1].frames
+            left, since = left - steps[-1].frames, (0 if fresh else since or 0) + steps[-1].frames
     return steps
 
 
@@ -80,6 +84,7 @@ def stream(
     *,
     start: Media | None = None,
     sound: bool = True,
+    refresh: float | None = None,
     seed: int = 0,
     ranking: dict | None = None,
     progress: Callable[[int], None] | None = None,
@@ -90,13 +95,15 @@ def stream(
     seconds: of the whole, what is given included. start: pictures it begins with, one or many, at the model's rates;
     sound is made for them where they have none. sound: False for a silent video, as is any of a model without
     video-to-audio.
+    refresh: seconds after which a prompt begins again, see `plan`.
     ranking: `num_candidates` and `scorer` for the steps that have a prompt. how: `draw`, as for `VideoPoet.generate`.
 
     Memory holds one clip and what waits for its sound, however long the video is.
     """
     geometry = poet.geometry
     given = 0 if start is None else len(start.video)
-    steps = plan(poet, prompts, round(seconds * geometry.fps) - given, started=given > 0)
+    steps = plan(poet, prompts, round(seconds * geometry.fps) - given, started=given > 0,
+                 refresh=None if refresh is None else round(refresh * geometry.fps))  # fmt: skip
     number = 0
 
     def make(task: str, request: Request, **more) -> Media:

@@ -27,6 +27,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--image", help="picture file to begin with")
     start.add_argument("--video", help="video file to go on from; it is the head of the result")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the whole (default 20)")
+    parser.add_argument(
+        "--refresh", type=float, metavar="SECONDS",
+        help="begin the prompt again from the last frame so often, against drift (default: it begins once)",
+    )  # fmt: skip
     parser.add_argument("--silent", action="store_true", help="no sound")
     parser.add_argument("--out", type=Path, required=True, help="file to write, .mp4")
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a model (default: the shipped one)")
@@ -51,7 +55,9 @@ def run(namespace: argparse.Namespace) -> None:
     elif namespace.video is not None:
         start = poet.read_video(namespace.video)
     given = 0 if start is None else len(start.video)
-    steps = plan(poet, namespace.prompt, round(namespace.seconds * poet.geometry.fps) - given, started=given > 0)
+    fps, refresh = poet.geometry.fps, namespace.refresh
+    steps = plan(poet, namespace.prompt, round(namespace.seconds * fps) - given, started=given > 0,
+                 refresh=None if refresh is None else round(refresh * fps))  # fmt: skip
     sound = not namespace.silent
     silent = given if start is not None and start.audio is None else 0
     total = num_tokens(poet, steps, started=silent, sound=sound, num_candidates=namespace.candidates)
@@ -66,11 +72,11 @@ def run(namespace: argparse.Namespace) -> None:
                 yield chunk
 
         write_chunks(namespace.out, counted(stream(
-            poet, namespace.prompt, namespace.seconds, start=start, sound=sound, seed=namespace.seed, draw=draw,
-            ranking=ranking, progress=progress,
+            poet, namespace.prompt, namespace.seconds, start=start, sound=sound, refresh=refresh,
+            seed=namespace.seed, draw=draw, ranking=ranking, progress=progress,
         )))  # fmt: skip
     heard = f", {samples / poet.geometry.sample_rate:.2f} s of sound" if samples else ""
-    print(f"{namespace.out}: {frames} frames, {frames / poet.geometry.fps:.2f} s, in {len(steps)} steps{heard}")
+    print(f"{namespace.out}: {frames} frames, {frames / fps:.2f} s, in {len(steps)} steps{heard}")
 
 
 def script() -> None:

@@ -89,9 +89,18 @@ def run(namespace: argparse.Namespace, command: Command) -> None:
     with token_bar(command.task, namespace.candidates * poet.num_tokens(command.task)) as progress:
         media = poet.generate(command.task, [request], **how, progress=progress)[0]
     write(namespace.out, media)
-    count = "1 frame" if len(media.video) == 1 else f"{len(media.video)} frames"
-    print(f"{namespace.out}: {count} of {media.video.shape[2]} x {media.video.shape[1]}", end="")
-    print(f", {media.audio.shape[-1] / media.sample_rate:.2f} s of sound" if media.audio is not None else "")
+    print(f"{namespace.out}: {', '.join(contents(media))}")
+
+
+def contents(media) -> list[str]:
+    """What is in a media, in words."""
+    said = []
+    if media.video is not None:
+        t, h, w, _ = media.video.shape
+        said.append(f"{t} frame{'s' * (t > 1)} of {w} x {h}")
+    if media.audio is not None:
+        said.append(f"{media.audio.shape[-1] / media.sample_rate:.2f} s of sound")
+    return said
 
 
 def load_model(folder: Path | None):
