@@ -71,6 +71,35 @@ def read_audio(path: str | os.PathLike, *, sample_rate: int | None = 16000, mono
     )
 
 
+def stream_audio(path: str | os.PathLike, *, seconds: float, sample_rate: int = 16000) -> Iterator[np.ndarray]:
+    """`read_audio`, mono, in consecutive chunks of `seconds`, float32 (s,), decoded as they are asked for.
+
+    The last chunk may be shorter. Memory holds a chunk, never the file. Raises ValueError, after the chunks before it,
+    where the file is damaged or holds samples that are no numbers.
+    """
+    sound, given, length = SoundTrack(sample_rate=sample_rate, mono=True), 0, round(seconds * sample_rate)
+
+    def chunk(samples: int) -> np.ndarray:
+        audio = sound.read(sound.first_second + given / sample_rate, samples)[0]
+        if not np.isfinite(audio).all():
+            raise ValueError(f"{path}: samples that are no numbers (NaN) {given / sample_rate:g} s from the start")
+        return audio
+
+    with open_source(path, video=False) as source:
+        for frame in source.items:
+            sound.push(frame)
+            while sound.samples - given >= length:
+                yield chunk(length)
+                given += length
+        sound.finish()
+    if not sound.samples:
+        raise ValueError(f"{path}: has no audio track")
+    while given < sound.samples:
+        samples = min(length, sound.samples - given)
+        yield chunk(samples)
+        given += samples
+
+
 def stream_media(
     path: str | os.PathLike,
     *,

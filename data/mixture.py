@@ -1,7 +1,7 @@
 """Token shards -> training batches: which task, which samples and which captions, as a pure function of the step."""
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardReader
 from videopoet.data.steps import StepDataModule
 from videopoet.sequence import Batch, Sequence
+from videopoet.tasks.audio_order import AudioOrder, LevelMajor
 from videopoet.tasks.base import Example, Layout, Task
 from videopoet.vocabulary import Vocabulary
 
@@ -126,8 +127,8 @@ class Mixture(Dataset):
         )
 
 
-def layout_of(manifest: TokenManifest, text_length: int) -> Layout:
-    """The layout that token shards prescribe."""
+def layout_of(manifest: TokenManifest, text_length: int, audio_order: AudioOrder | None = None) -> Layout:
+    """The layout that token shards prescribe, with the sound written in the given order, else level by level."""
     vocabulary = Vocabulary(
         visual_size=manifest.visual_codebook_size,
         audio_levels=manifest.audio_levels,
@@ -138,9 +139,18 @@ def layout_of(manifest: TokenManifest, text_length: int) -> Layout:
         lattice=manifest.visual_lattice,
         frame_stride=(manifest.frames - 1) // max(1, manifest.visual_lattice[0] - 1),
         audio_frames=manifest.audio_frames,
-        frames_per_audio_frame=manifest.frames / manifest.audio_frames if manifest.audio_frames else 1.0,
+        frames_per_audio_frame=_frames_per_audio_frame(manifest),
         text_length=text_length,
+        audio_order=audio_order or LevelMajor(),
     )
+
+
+def _frames_per_audio_frame(manifest: TokenManifest) -> float:
+    """Video frames that an audio frame lasts: 8 fps * 320 samples / 16 kHz = 0.16, whatever the length of the clip."""
+    if manifest.audio_hop is not None:
+        return manifest.fps * manifest.audio_hop / manifest.sample_rate
+    # Shards that do not say: the clip over its whole hops, 17 / 106 = 0.1604.
+    return manifest.frames / manifest.audio_frames if manifest.audio_frames else 1.0
 
 
 class MixtureDataModule(StepDataModule):
@@ -152,6 +162,7 @@ class MixtureDataModule(StepDataModule):
     tasks: name -> task and weight. A dict, so that one entry can be changed from the command line.
     first_steps: steps of the first stage, in which tasks have their `first_weight`.
     tokens_per_batch: tokens per rank and step.
+    audio_order: in which order the codes of a sound are written; level-major where not given.
     """
 
     tokenize = None  # set by the model, whose text encoder it belongs to: list of prompts -> list of Text
@@ -168,8 +179,10 @@ class MixtureDataModule(StepDataModule):
         drop_text: float = 0.1,
         seed: int = 0,
         num_workers: int = 1,
+        audio_order: AudioOrder | None = None,
     ):
         super().__init__()
+        self.audio_order = audio_order
         self.tokens, self.validation_tokens, self.shares = tokens, validation_tokens, tasks
         self.first_steps = first_steps
         self.num_validation_batches, self.tokens_per_batch = num_validation_batches, tokens_per_batch
@@ -182,7 +195,7 @@ class MixtureDataModule(StepDataModule):
         geometry = {k: getattr(manifest, k) for k in ("frames", "fps", "height", "width", "sample_rate")}
         counts = self._mixture(self.tokens, 0.0, 1, 0, 0).schedule.counts
         tasks = {name: self.shares[name].task.spec() for name, count in counts.items() if count}
-        layout = asdict(self._layout(manifest))
+        layout = self._layout(manifest).facts()
         return {"layout": layout, "tasks": tasks, "fingerprints": dict(manifest.fingerprints), **geometry}
 
     def train_dataloader(self) -> DataLoader:
@@ -214,7 +227,7 @@ class MixtureDataModule(StepDataModule):
         )
 
     def _layout(self, manifest: TokenManifest) -> Layout:
-        return layout_of(manifest, len(self.tokenize([""])[0].ids))
+        return layout_of(manifest, len(self.tokenize([""])[0].ids), self.audio_order)
 
     def _reader(self, folder: str) -> ShardReader:
         reader = ShardReader(folder, "tokens")

@@ -1,6 +1,5 @@
 """Tiny real components: every class of the demo at the smallest size, untrained, built once."""
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -109,7 +108,7 @@ def shipped(tmp_path_factory, text_model):
     for name, spec in (("visual", VISUAL), ("audio", AUDIO)):
         component.save(folder / f"{name}.safetensors", spec, component.instantiate(spec).state_dict())
     facts = {
-        "layout": dataclasses.asdict(LAYOUT),
+        "layout": LAYOUT.facts(),
         "tasks": {name: task.spec() for name, task in TASKS.items()},
         "fingerprints": {n: component.read_fingerprint(folder / f"{n}.safetensors") for n in ("visual", "audio")},
         "frames": 17,

@@ -49,7 +49,7 @@ class Row:
     what: str  # first sentence of the config's header, as far as its first line goes
     settings: str
     parameters: int
-    bits: float  # per clip
+    bits: float  # per clip, or per image where the row trains on images alone
     psnr_rgb: float  # dB, mean over frames and clips
     ssim_luma: float  # mean over frames and clips
     codes_used: int
@@ -121,9 +121,11 @@ def train(path: Path, settings: str, a: argparse.Namespace) -> Row:
     seconds = time.perf_counter() - start
     tokenizer = fitted.model.tokenizer.eval().to(best_device())
     spec = fitted.config.fit.model.as_dict()["init_args"]["tokenizer"]
-    component.save(weights(a, path.stem), spec, tokenizer.state_dict(), {"steps": a.steps}, half=False)
+    images = fitted.datamodule.image_batch_ratio == 1.0
+    facts = {"steps": a.steps, "images": images}
+    component.save(weights(a, path.stem), spec, tokenizer.state_dict(), facts, half=False)
     parameters = sum(p.numel() for p in tokenizer.parameters())
-    found = measure(tokenizer, a.validation, fitted.datamodule.num_frames or None)
+    found = measure(tokenizer, a.validation, 1 if images else fitted.datamodule.num_frames)
     what = path.read_text().splitlines()[0].removeprefix("# ").split(". ")[0]
     return Row(config=path.stem, what=what, settings=settings, parameters=parameters, seconds=seconds, **found)
 
@@ -148,15 +150,19 @@ def measure(tokenizer: VideoTokenizer, shards: Path, num_frames: int | None) -> 
 
 @torch.inference_mode()
 def sheet(rows: list[Row], a: argparse.Namespace) -> np.ndarray:
-    """uint8 picture: the middle frames of some validation clips, originals above, then a line of each row."""
+    """uint8 picture: a frame of some validation clips, originals above, then a line of each row.
+
+    The middle frame, or of rows that train on images alone the first, without the others.
+    """
     reader = ShardReader(a.validation, "media")
     indices = np.linspace(0, len(reader) - 1, min(SHOWN, len(reader))).astype(int)
     videos = [Clip.from_record(reader[int(i)]).video for i in indices]
-    lines = [videos]
-    for row in rows:
-        tokenizer = component.load(weights(a, row.config), VideoTokenizer)
-        lines.append([rebuilt(tokenizer, video) for video in videos])
-    return np.concatenate([np.concatenate([video[8] for video in line], 1) for line in lines]).repeat(2, 0).repeat(2, 1)
+    tokenizers = [component.load(weights(a, row.config), VideoTokenizer) for row in rows]
+    if tokenizers[0].metadata["images"]:
+        videos = [video[:1] for video in videos]
+    lines = [videos, *([rebuilt(tokenizer, video) for video in videos] for tokenizer in tokenizers)]
+    pictures = [np.concatenate([video[len(video) // 2] for video in line], 1) for line in lines]
+    return np.concatenate(pictures).repeat(2, 0).repeat(2, 1)
 
 
 def rebuilt(tokenizer: VideoTokenizer, video: np.ndarray) -> np.ndarray:
@@ -167,13 +173,14 @@ def rebuilt(tokenizer: VideoTokenizer, video: np.ndarray) -> np.ndarray:
 
 def report(rows: list[Row], a: argparse.Namespace) -> str:
     """The table with what it takes to read it."""
-    columns = ["row", "what", "parameters", "bits per clip", "PSNR, dB", "SSIM (luma)", "codes used", "training, s"]
+    columns = ["row", "what", "parameters", "bits", "PSNR, dB", "SSIM (luma)", "codes used", "training, s"]
     lines = [
         [r.config, r.what, f"{r.parameters / 1e6:.2f} M", f"{r.bits:.0f}", f"{r.psnr_rgb:.2f}", f"{r.ssim_luma:.3f}",
          str(r.codes_used), f"{r.seconds:.0f}"] for r in rows
     ]  # fmt: skip
     facts = (f"{a.steps} steps of {a.batch_size} clips each, small networks (configs/ablation/base.yaml), pixel losses, on "
              f"{len(ShardReader(a.train, 'media'))} clips; measured on {len(ShardReader(a.validation, 'media'))} others. "
+             "Bits are those of one clip, or of one image (a first frame) in tables of image tokenizers. "
              "Nothing here is a result of the papers.")  # fmt: skip
     quick = ["--quick: to see that it runs; not to be quoted"] if a.quick else []
     return "\n\n".join([facts, f"`{command()}`", machine(), *quick, markdown(columns, lines, left=2)])

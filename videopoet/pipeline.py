@@ -19,6 +19,7 @@ from videopoet.sampling.conditions import present, unconditioned
 from videopoet.sampling.ranking import Scorer, best, candidate_seeds
 from videopoet.sampling.request import Request
 from videopoet.sampling.rules import Draw, Guidance, Temperature
+from videopoet.tasks.audio_length import num_samples
 from videopoet.tasks.base import Example, Task, read_layout
 from videopoet.tasks.frame_prediction import FramePrediction
 from videopoet.tasks.image_to_video import ImageToVideo
@@ -204,7 +205,7 @@ class VideoPoet:
     def _media(self, task: Task, requests: list[Request], ids: dict[Modality, torch.Tensor]) -> list[Media]:
         audio = [None] * len(requests)
         if Modality.AUDIO in ids:
-            samples = round(self.geometry.frames / self.geometry.fps * self.geometry.sample_rate)
+            samples = num_samples(self.geometry.frames, self.geometry.fps, self.geometry.sample_rate)
             sound = self.audio.decode(self.layout.audio_codes(ids[Modality.AUDIO])).float().cpu().numpy()
             audio = list(np.pad(sound, ((0, 0), (0, 0), (0, samples - sound.shape[-1]))))
         if Modality.VISUAL in ids:
@@ -224,7 +225,7 @@ class VideoPoet:
         """The sound of the given video, then silence under the frames that were added."""
         if media.audio is None:
             return None
-        samples = round(frames / self.geometry.fps * self.geometry.sample_rate)
+        samples = num_samples(frames, self.geometry.fps, self.geometry.sample_rate)
         sound = media.audio[:, :samples]
         return np.pad(sound, ((0, 0), (0, samples - sound.shape[1])))
 

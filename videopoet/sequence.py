@@ -115,9 +115,41 @@ class Sequence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Sequences of one length, stacked (b, n). `document` is 0 at padding and 1 at shown positions.
+class Prefix:
+    """Every row sees alike: positions below `length` see each other both ways, each later one all that is before it.
 
+    hidden: some position of the prefix is padding that no other sees. Its last position is shown, as all after it are.
+    predicts: a position before the last of the prefix predicts something, as masked tokens do.
+    """
+
+    length: int
+    hidden: bool
+    predicts: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """Positions [start, stop) of one row, which see only each other: `prefix` of them both ways, the rest causally."""
+
+    row: int
+    start: int
+    prefix: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """Documents, row by row and in order; positions outside them are padding."""
+
+    documents: tuple[Document, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Sequences stacked (b, n). `document` is 0 at padding; shown positions have the number, from 1, of their sequence.
+
+    `sight` says in few numbers who sees whom, where that is possible, so that attention can take a fast path; it is
+    made on the CPU with the batch, as reading it off tensors on a device would wait for the device. None is always right.
     `task` names what the batch trains on and `step` the training step it was made for.
     """
 
@@ -127,18 +159,53 @@ class Batch:
     position: Tensor
     block: Tensor
     document: Tensor
+    sight: Prefix | Packed | None = None
     task: str = ""
     step: int = 0
 
     @classmethod
     def of(cls, sequences: Many[Sequence], task: str = "", step: int = 0) -> "Batch":
-        """Raises ValueError where lengths differ: one batch has one length, so that nothing is padded."""
+        """One sequence per row. Raises ValueError where lengths differ: one batch has one length, so nothing is padded."""
         lengths = sorted({len(s) for s in sequences})
         if len(lengths) != 1:
             raise ValueError(f"a batch has one sequence length, these have {lengths}: group them by task and lattice")
         names = ("inputs", "targets", "modality", "position", "block")
         stacked = {name: torch.stack([getattr(s, name) for s in sequences]) for name in names}
-        return cls(document=torch.stack([s.shown for s in sequences]).long(), task=task, step=step, **stacked)
+        shown = torch.stack([s.shown for s in sequences])
+        sight = _sight(stacked["block"], shown, stacked["targets"])
+        return cls(document=shown.long(), sight=sight, task=task, step=step, **stacked)
+
+    @classmethod
+    def pack(cls, rows: Many[Many[Sequence]], length: int | None = None, task: str = "", step: int = 0) -> "Batch":
+        """Several sequences in each row, one after the other, padded at the end to `length` or the longest row.
+
+        Positions that are not shown are left out: nothing sees them and they predict nothing. Each sequence keeps its
+        positions. Example, length 8, `-` a text slot that is not shown:
+
+            sequences   bos bot w0  -  eot bov v0   and   bos bov v0
+            inputs      bos bot w0 eot bov v0 bos bov v0 -> 9 positions: ValueError; with length 10
+            document     1   1   1  1   1   1  2   2   2  0
+
+        Raises ValueError where a row does not fit in `length`.
+        """
+        rows = [[_shown(s) for s in row] for row in rows]
+        longest = max(sum(len(s) for s in row) for row in rows)
+        if longest > (length or longest):
+            raise ValueError(f"a row of packed sequences has {longest} positions, the batch {length}: pack fewer")
+        n, documents, columns = length or longest, [], []
+        padding = {"inputs": int(Control.PAD), "targets": IGNORE, "modality": int(Modality.CONTROL)}
+        for r, row in enumerate(rows):
+            start, number = 0, []
+            for i, s in enumerate(row):
+                documents.append(_document(s, r, start))
+                number.append(torch.full((len(s),), i + 1))
+                start += len(s)
+            fields_ = {name: [getattr(s, name) for s in row] for name in (*padding, "position", "block")}
+            columns.append({name: _padded(parts, n, padding.get(name, 0)) for name, parts in fields_.items()})
+            columns[-1]["document"] = _padded(number, n, 0)
+        stacked = {name: torch.stack([c[name] for c in columns]) for name in columns[0]}
+        sight = Packed(documents=tuple(documents)) if all(documents) else None
+        return cls(sight=sight, task=task, step=step, **stacked)
 
     def attention(self) -> Tensor:
         """bool (b, 1, n, n): may query i (row) see key j (column). Padding sees itself and is seen by nothing else."""
@@ -146,9 +213,54 @@ class Batch:
         same = self.document[:, None, :] == self.document[:, :, None]
         return (earlier & same)[:, None]
 
+    def following(self) -> Tensor:
+        """Modality int64 (b, n) of the token each position predicts: that of the position after it in its sequence."""
+        after = torch.cat([self.modality[:, 1:], self.modality[:, -1:]], 1)
+        number = torch.cat([self.document[:, 1:], self.document[:, -1:]], 1)
+        return torch.where(number == self.document, after, self.modality)
+
     def to(self, device, non_blocking: bool = False) -> "Batch":
         """The same batch on a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(
             **{k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v for k, v in moved.items()}
         )
+
+
+def _prefix_length(block: Tensor) -> int | None:
+    """Positions that share the first block (n,), if each later one opens its own; else None."""
+    prefix = int((block == block[0]).sum())
+    return prefix if torch.equal(block[prefix - 1 :] - block[0], torch.arange(len(block) - prefix + 1)) else None
+
+
+def _sight(block: Tensor, shown: Tensor, targets: Tensor) -> Prefix | Packed | None:
+    """Blocks, shown flags and targets (b, n) in few numbers, if they can be."""
+    n = block.shape[1]
+    if bool((block == block[:1]).all()):
+        prefix = _prefix_length(block[0])
+        if prefix is not None and bool(shown[:, prefix - 1 :].all()):
+            predicts = bool((targets[:, : prefix - 1] != IGNORE).any())
+            return Prefix(length=prefix, hidden=not bool(shown.all()), predicts=predicts)
+    if bool(shown.all()):
+        prefixes = [_prefix_length(row) for row in block]
+        if None not in prefixes:
+            return Packed(documents=tuple(Document(row=r, start=0, prefix=p, stop=n) for r, p in enumerate(prefixes)))
+    return None
+
+
+def _shown(sequence: Sequence) -> Sequence:
+    """Without the positions that nothing sees."""
+    kept = {f.name: getattr(sequence, f.name)[sequence.shown] for f in fields(sequence)}
+    assert (sequence.targets[~sequence.shown] == IGNORE).all(), "a position that is not shown predicts nothing"
+    return Sequence(**kept)
+
+
+def _document(sequence: Sequence, row: int, start: int) -> Document | None:
+    prefix = _prefix_length(sequence.block) if len(sequence) else 0
+    return None if prefix is None else Document(row=row, start=start, prefix=prefix, stop=start + len(sequence))
+
+
+def _padded(parts: list[Tensor], n: int, value: int) -> Tensor:
+    """Parts (n_i, ...) one after the other, filled up to (n, ...)."""
+    whole = torch.cat(parts)
+    return torch.cat([whole, whole.new_full((n - len(whole), *whole.shape[1:]), value)])

@@ -10,6 +10,7 @@ from videopoet.data.progress import bar
 from videopoet.data.schema import MediaManifest, TokenManifest
 from videopoet.data.shards import ShardReader, ShardWriter
 from videopoet.data.transforms import audio_to_float, video_to_float
+from videopoet.tasks.audio_length import num_audio_frames
 from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
@@ -57,7 +58,6 @@ def token_manifest(media: MediaManifest, visual: VideoTokenizer, audio: AudioTok
             f"the clips' sound is at {media.sample_rate} Hz, the audio tokenizer takes {audio.sample_rate} Hz: "
             f"build the shards with --sample-rate {audio.sample_rate}"
         )
-    samples = round(media.frames / media.fps * media.sample_rate)
     return TokenManifest(
         fps=media.fps,
         frames=media.frames,
@@ -67,9 +67,10 @@ def token_manifest(media: MediaManifest, visual: VideoTokenizer, audio: AudioTok
         fingerprints={"visual": visual.fingerprint, "audio": audio.fingerprint},
         visual_lattice=visual.lattice(media.frames, media.height, media.width),
         visual_codebook_size=visual.codebook_size,
-        audio_frames=samples // audio.hop,
+        audio_frames=num_audio_frames(media.frames, media.fps, media.sample_rate, audio.hop),
         audio_levels=audio.levels,
         audio_codebook_size=audio.codebook_size,
+        audio_hop=audio.hop,
     )
 
 

@@ -5,11 +5,11 @@ import torch
 from conftest import FACTORED, FLAT, LAYOUT, VOCABULARY, lm_spec
 
 from videopoet import component
-from videopoet.models.token_io import Factored
+from videopoet.models.attend import plan_attention
 from videopoet.pipeline import TASKS
 from videopoet.sampling.autoregressive import generate
 from videopoet.sampling.conditions import unconditioned
-from videopoet.sampling.rules import Draw, Guidance, Place, Temperature, TopK, TopP, uniforms
+from videopoet.sampling.rules import Draw, Guidance, Place, Temperature, TopK, TopP
 from videopoet.sequence import Batch, Sequence
 from videopoet.tasks.base import Example
 from videopoet.vocabulary import Modality
@@ -32,7 +32,7 @@ def test_no_leakage_from_later_tokens(model, task, example):
     """The state that predicts target i has zero gradient with respect to the input of every later position."""
     batch = batch_of(task, example)
     x = model.embed(batch).detach().requires_grad_()
-    hidden = model.transformer(x, batch.position, batch.attention())
+    hidden = model.transformer(x, batch.position, plan_attention(batch))
     start = len(Sequence.whole(task.condition(example, LAYOUT)))
     n = hidden.shape[1]
     for i in {start - 1, (start + n) // 2, n - 2}:
@@ -68,33 +68,6 @@ def test_cached_decoding_equals_the_full_forward(model, task, example):
 def test_image_logits_are_the_video_s_first_frame(model, example):
     image, video = (model.hidden(batch_of(TASKS[t], example)) for t in ("text-to-image", "text-to-video"))
     torch.testing.assert_close(video[:, : image.shape[1]], image, atol=1e-5, rtol=1e-4)
-
-
-def test_factored_probabilities_sum_to_one():
-    torch.manual_seed(0)
-    io, hidden = Factored(VOCABULARY.size, 32, 256, 64), torch.randn(1, 32)
-    visual = torch.arange(256, 320)
-    loss = io.loss(hidden.expand(64, -1), visual)
-    torch.testing.assert_close((-loss).exp().sum(), torch.tensor(1.0))
-    others = torch.cat([torch.arange(256), torch.arange(320, VOCABULARY.size)])
-    torch.testing.assert_close((-io.loss(hidden.expand(len(others), -1), others)).exp().sum(), torch.tensor(1.0))
-
-
-def test_factored_sampling_follows_its_loss():
-    torch.manual_seed(0)
-    io, hidden = Factored(VOCABULARY.size, 32, 256, 64), torch.randn(1, 32) * 3
-    drawn = io.sample(hidden.expand(4000, -1), VOCABULARY.visual(), Draw(), Place(0, 1, uniforms(range(4000), 1)[0]))
-    share = torch.bincount(drawn - 256, minlength=64) / 4000
-    expected = (-io.loss(hidden.expand(64, -1), torch.arange(256, 320))).exp()
-    assert (share - expected).abs().max() < 0.03
-
-
-def test_chunked_loss_equals_whole(model, example, monkeypatch):
-    batch = batch_of(TASKS["text-to-video"], example, example)
-    whole = model.loss(batch)
-    monkeypatch.setattr("videopoet.models.token_io.CHUNK", 7)
-    torch.testing.assert_close(model.loss(batch).total, whole.total)
-    assert set(whole.by_modality) == {"visual", "audio"}
 
 
 def run(model, task, examples, draw, seed=0):

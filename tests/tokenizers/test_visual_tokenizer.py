@@ -12,9 +12,11 @@ from videopoet.data.bounce import Scene
 from videopoet.data.transforms import video_to_float
 from videopoet.pipeline import SHIPPED
 from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.tokenizers.visual.causal import depth_to_space, repeat_to, space_to_depth
 from videopoet.tokenizers.visual.cnn import Decoder, Encoder
+from videopoet.tokenizers.visual.layers import AdaptiveNorm, CausalLayers
 
 PUBLISHED = {"dimension": 8, "channels": 4, "num_blocks": 1}  # the paper's four levels and strides, narrow
 
@@ -113,6 +115,28 @@ def test_rearrangements_are_inverse_and_follow_the_drop_rule():
     assert depth_to_space(torch.randn(1, 8, 3, 2, 2), (2, 2, 2)).shape == (1, 1, 5, 4, 4)
     latents = torch.arange(3.0).reshape(1, 1, 3, 1, 1)
     assert repeat_to(latents, torch.Size((1, 1, 9, 2, 2)))[0, 0, :, 0, 0].tolist() == [0, 1, 1, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format], ids=["last", "first"])
+@pytest.mark.parametrize("frames, chunks", [(9, [3]), (1, [1]), (9, [1, 2])], ids=["clip", "image", "stream"])
+def test_adaptive_norm_is_its_formula(layout, frames, chunks):
+    """norm(x) * (1 + gamma) + beta with gamma and beta of the latent of the same place and time, here repeated to x."""
+    torch.manual_seed(0)
+    norm = AdaptiveNorm().layer(CausalLayers(), 8, 4)
+    torch.nn.init.normal_(norm.modulation.weight)
+    torch.nn.init.normal_(norm.modulation.bias)
+    latents = torch.randn(2, 4, sum(chunks), 3, 2)
+    x = torch.randn(2, 8, frames, 12, 8).contiguous(memory_format=layout)
+    gamma, beta = repeat_to(norm.modulation(latents), x.shape).chunk(2, 1)
+    expected = norm.norm(x) * (1 + gamma) + beta
+    stream, parts, start = Stream() if len(chunks) > 1 else None, [], 0
+    for piece in latents.split(chunks, 2):
+        stop = start + 4 * piece.shape[2] - (3 if start == 0 else 0)
+        parts.append(norm(x[:, :, start:stop], piece, stream))
+        start = stop
+        if stream is not None:
+            stream.num_steps += piece.shape[2]
+    torch.testing.assert_close(torch.cat(parts, 2), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name, clip, lattice, millions", [

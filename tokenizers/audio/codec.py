@@ -1,23 +1,26 @@
 """SoundStream-style audio tokenizer: SEANet encoder, residual vector quantizer, SEANet decoder."""
 
 from collections.abc import Sequence
-from math import prod, sqrt
+from math import log2, prod, sqrt
 from typing import NamedTuple
 
 import torch
 from encodec.modules import SEANetDecoder, SEANetEncoder
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import cached
 
-from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
-from videopoet.tokenizers.quantizers.residual import ResidualVectorQuantizer
+from videopoet.tokenizers.audio.streaming import causal_left, centred_left, continued, look_ahead_of
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer, LookAhead
+from videopoet.tokenizers.quantizers.residual import QuantizerDropout, ResidualVectorQuantizer
+from videopoet.tokenizers.streaming import Stream
 
 
 class AudioReconstruction(NamedTuple):
     """What one pass through the codec gives.
 
     audio: float b 1 s, s = t * hop, not clamped.
-    codes: int64 b t k, coarsest level first.
+    codes: int64 b t k, coarsest level first; in training with quantizer dropout k may be less than all levels.
     loss: scalar, commitment of the encoder to the codebooks, already weighted.
     metrics: named scalars for the log, detached.
     """
@@ -34,7 +37,7 @@ class SoundStream(AudioTokenizer):
     With `causal` (the default) frame t of the codes depends on samples before (t + 1) * hop only, and those samples
     are decoded from codes up to frame t only: a prefix of the codes decodes to a prefix of the sound, sample by
     sample. Convolutions are padded with zeros, because the package's default, reflection, would look ahead at the
-    start of a clip.
+    start of a clip. Such a tokenizer takes a `Stream`; one that is not causal refuses it and states its `look_ahead`.
 
     An untrained tokenizer has random codebooks: it encodes and decodes (to noise), and its first training step
     replaces them by k-means on its latents. A state_dict holds everything, and no two of its tensors share memory.
@@ -53,6 +56,7 @@ class SoundStream(AudioTokenizer):
         levels: int = 4,
         codebook_size: int = 1024,
         causal: bool = True,
+        quantizer_dropout: QuantizerDropout | None = None,  # in training
     ):
         """Raises ValueError for a geometry that cannot be built."""
         super().__init__()
@@ -63,6 +67,7 @@ class SoundStream(AudioTokenizer):
             )
         self.sample_rate = sample_rate
         self.hop = prod(ratios)  # samples
+        self.causal = causal
         geometry = {
             "dimension": dimension,
             "n_filters": num_filters,
@@ -75,7 +80,7 @@ class SoundStream(AudioTokenizer):
         }
         self.encoder = SEANetEncoder(**geometry)
         self.decoder = SEANetDecoder(**geometry)
-        self.quantizer = ResidualVectorQuantizer(dimension, levels, codebook_size)
+        self.quantizer = ResidualVectorQuantizer(dimension, levels, codebook_size, dropout=quantizer_dropout)
         for module in [*self.encoder.modules(), *self.decoder.modules()]:
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                 _initialise(module)
@@ -97,26 +102,49 @@ class SoundStream(AudioTokenizer):
         """Codes per level."""
         return self.quantizer.size
 
+    @property
+    def trained_levels(self) -> tuple[int, ...]:
+        """The numbers of levels that training prepares for: all, and what quantizer dropout draws."""
+        dropout = self.quantizer.dropout
+        return tuple(sorted({self.levels} if dropout is None else {self.levels, *dropout.counts(self.levels)}))
+
+    def bit_rate(self, levels: int | None = None) -> float:
+        """Bits per second of the first so many levels, or of all: 50 Hz x 4 levels of 1024 codes are 2000."""
+        return self.frame_rate * (levels or self.levels) * log2(self.codebook_size)
+
     def forward(self, audio: Tensor) -> AudioReconstruction:
         """Audio b 1 s -> reconstruction of `crop(audio)`; in training mode this moves the codebooks."""
         quantized = self.quantizer(self.encoder(self.crop(audio)))
         return AudioReconstruction(self.decoder(quantized.latents), quantized.codes, quantized.loss, quantized.metrics)
 
-    @torch.no_grad()
-    def encode(self, audio: Tensor) -> Tensor:
-        """Audio b 1 s -> codes b t k, t = s // hop. Raises ValueError as `crop` does."""
-        return self.quantizer.encode(self.encoder(self.crop(audio)))
+    @property
+    def look_ahead(self) -> LookAhead:
+        return look_ahead_of(self.encoder, self.decoder, causal_left if self.causal else centred_left)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes b t k -> audio b 1 t*hop in [-1, 1]; fewer levels than the codec has give a coarser sound.
+    def encode(self, audio: Tensor, stream: Stream | None = None) -> Tensor:
+        if stream is None:
+            return self.quantizer.encode(self.encoder(self.crop(audio)))
+        self.check(audio)
+        self.open(stream, "encoding", len(audio))
+        with cached():  # weight norm is computed once a chunk, not once a frame
+            latents = (continued(self.encoder.model, x, stream) for x in stream.steps(audio, self.hop, self.hop))
+            codes = [self.quantizer.encode(piece) for piece in latents]
+        return torch.cat([audio.new_zeros(len(audio), 0, self.levels, dtype=torch.int64), *codes], 1)
 
-        Raises ValueError for codes that are no codes of this tokenizer or have no frame.
-        """
-        latents = self.quantizer.embed(codes)
+    @torch.no_grad()
+    def decode(self, codes: Tensor, stream: Stream | None = None) -> Tensor:
+        if codes.dim() != 3:
+            raise ValueError(f"codes have shape {tuple(codes.shape)}, expected b t k")
+        latents = self.quantizer.embed(codes).to(self.decoder.model[0].conv.conv.bias.dtype)
+        if stream is not None:
+            self.open(stream, "decoding", len(codes))
+            with cached():
+                sounds = [continued(self.decoder.model, x, stream).clamp(-1, 1) for x in stream.steps(latents, 1)]
+            return torch.cat([latents.new_zeros(len(codes), 1, 0), *sounds], 2)
         if not latents.shape[2]:
             raise ValueError("codes have 0 frames, at least 1 is needed to decode")
-        return self.decoder(latents.to(self.decoder.model[0].conv.conv.bias.dtype)).clamp(-1, 1)
+        return self.decoder(latents).clamp(-1, 1)
 
 
 def _initialise(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:

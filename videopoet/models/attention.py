@@ -4,11 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videopoet.models.attend import Plan, attend, key_bias
+from videopoet.models.elementwise import RMSNorm, rms_norm
+
 
 class Rotary(nn.Module):
     """Rotary angles of positions (time, row, column): half of the frequencies turn with time, a quarter with each other.
 
-    A text or control token stands at (i, i, i), where this is the ordinary one-dimensional rotary embedding.
+    A text or control token stands at (i, i, i), where this is the ordinary one-dimensional rotary embedding. Angles are
+    made in float32 whatever the dtype of the model: in bfloat16, position 257 would be 256.
     """
 
     def __init__(self, head_width: int, base: float = 1000.0):
@@ -16,37 +20,47 @@ class Rotary(nn.Module):
         pairs = head_width // 2
         axis = torch.zeros(pairs, dtype=torch.int64)
         axis[pairs // 2 :: 2], axis[pairs // 2 + 1 :: 2] = 1, 2
-        frequency = torch.empty(pairs)
+        order, count = torch.empty_like(axis), torch.empty_like(axis)
         for a in range(3):
-            count = int((axis == a).sum())
-            frequency[axis == a] = base ** (-torch.arange(count) / count)
-        self.register_buffer("axis", axis, persistent=False)
-        self.register_buffer("frequency", frequency, persistent=False)
+            count[axis == a] = number = int((axis == a).sum())
+            order[axis == a] = torch.arange(number)
+        self.base = base
+        for name, value in (("axis", axis), ("order", order), ("count", count)):  # integers: no cast can round them
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """float (b, n, 3) -> cos, sin, each (b, 1, n, head_width / 2)."""
-        angle = (position[..., self.axis] * self.frequency)[:, None]
-        return angle.cos(), angle.sin()
+        """float (b, n, 3) -> cos and sin as `rotate` takes them, each float32 (b, n, 1, head_width)."""
+        frequency = self.base ** (-self.order.float() / self.count)
+        angle = (position[..., self.axis].float() * frequency)[:, :, None]
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn pairs (x_i, x_{i + d/2}) of (b, heads, n, d) by the angles."""
+    """Turn pairs (x_i, x_{i + d/2}) of (b, n, heads, d) by the angles."""
     cos, sin = (a.to(x.dtype) for a in angles)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class Cache:
     """Keys and values of every layer, written in place and read up to what is filled.
 
-    shown: bool (b, length), which cached positions may be seen (padding may not).
+    bias: float32 (b, 1, 1, length), -inf at positions that may not be seen; None where all may.
     """
 
     def __init__(self, batch: int, length: int, layers: int, heads: int, head_width: int, like: Tensor):
         shape = (layers, batch, heads, length, head_width)
         self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
-        self.shown = torch.zeros(batch, length, dtype=torch.bool, device=like.device)
+        self.bias: Tensor | None = None
         self.filled = 0
+
+    def hide(self, shown: Tensor) -> None:
+        """bool (b, n): which of the first n positions may be seen."""
+        self.bias = key_bias(F.pad(shown, (0, self.keys.shape[3] - shown.shape[1]), value=True))
+
+    def sight(self, n: int) -> Tensor | None:
+        """The bias on the keys that are there after n more positions."""
+        return None if self.bias is None else self.bias[..., : self.filled + n]
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store (b, heads, n, d) after what is filled; returns all keys and values so far."""
@@ -66,15 +80,17 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} over {heads} heads: heads must divide it into multiples of 4")
         self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-        self.norm_q, self.norm_k = nn.RMSNorm(width // heads), nn.RMSNorm(width // heads)
+        self.norm_q, self.norm_k = RMSNorm(width // heads), RMSNorm(width // heads)
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, cache: Cache | None, layer: int
+        self, x: Tensor, angles: tuple[Tensor, Tensor], plan: Plan, cache: Cache | None, layer: int, first: int = 0
     ) -> Tensor:
-        """x (b, n, d); mask bool, broadcast to (b, heads, n, keys), true where a query may see a key -> (b, n, d)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(self.norm_q(q), angles), rotate(self.norm_k(k), angles)
+        """x (b, n, d) -> (b, n - first, d): what positions from `first` on gather from all that they see."""
+        q_and_k, v = self.qkv(x).unflatten(-1, (3 * self.heads, -1)).split([2 * self.heads, self.heads], dim=2)
+        weight = torch.stack([self.norm_q.weight, self.norm_k.weight]).repeat_interleave(self.heads, 0)
+        q, k = rotate(rms_norm(q_and_k, weight), angles).to(v.dtype).transpose(1, 2).chunk(2, dim=1)
+        v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.write(layer, k, v)
-        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
+        y = attend(q[:, :, first:], k, v, plan)
         return self.out(y.transpose(1, 2).flatten(2))

@@ -1,16 +1,28 @@
-"""How the language model reads and writes ids: one flat table, or visual ids factorised into two halves of their bits."""
+"""How the language model reads and writes ids: one flat table, or visual ids factorised into groups of their bits.
+
+Flat                  one row per id; logits over the ids of a position's kind when `starts` is given
+Factored              visual ids in k factors, each predicted from the state and the factors before it
+IndependentFactors    visual ids in k factors predicted independently, heads tied to the tables (MAGVIT-v2)
+"""
 
 import math
 from abc import ABC, abstractmethod
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from videopoet.models.cross_entropy import cross_entropy
 from videopoet.vocabulary import Vocabulary
 
-CHUNK = 2048  # positions whose logits exist at one time
+
+class IdLoss(NamedTuple):
+    """`total`: weighted sum of cross-entropies, with gradient. `each`: nats of each position, float32 (p,), without."""
+
+    total: Tensor
+    each: Tensor
 
 
 class TokenIO(nn.Module, ABC):
@@ -25,30 +37,35 @@ class TokenIO(nn.Module, ABC):
         """ids int64 (...,) -> float (..., d)."""
 
     @abstractmethod
-    def chunk_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats of each target: hidden (p, d), targets int64 (p,) -> (p,)."""
+    def loss(self, hidden: Tensor, targets: Tensor, weight: Tensor) -> IdLoss:
+        """Cross-entropy of targets int64 (p,) from states (p, d), each counting `weight` float (p,).
+
+        Positions x vocabulary never exists as a whole, in neither pass.
+        """
 
     @abstractmethod
-    def sample(self, hidden: Tensor, allowed: range, draw, generators: list[torch.Generator]) -> Tensor:
-        """Hidden states (b, d) -> ids int64 (b,) within `allowed`, drawn by a `sampling.rules.Draw`."""
-
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """`chunk_loss` over chunks, recomputed in the backward pass: positions x vocabulary never exists as a whole."""
-        parts = zip(hidden.split(CHUNK), targets.split(CHUNK))
-        return torch.cat([checkpoint(self.chunk_loss, h, t, use_reentrant=False) for h, t in parts])
+    def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
+        """Hidden states (b, d) -> ids int64 (b,) within `allowed`, drawn by a `sampling.rules.Draw` at a `Place`."""
 
 
 class Flat(TokenIO):
-    """One table of `vocabulary_size` rows, shared by input and output when `tied`."""
+    """One table of `vocabulary_size` rows, shared by input and output when `tied`.
 
-    def __init__(self, vocabulary_size: int, width: int, tied: bool = True):
+    starts: where the ranges of ids of one kind begin, first 0, as [0, 256, 262400, 263424, ...] for control ids, visual
+        ids and each level of audio. With it the loss of a position runs over the ids of its target's kind, which is
+        what sampling draws from anyway; without, over all ids.
+    """
+
+    def __init__(self, vocabulary_size: int, width: int, tied: bool = True, starts: list[int] | None = None):
         super().__init__()
         self.table = nn.Embedding(vocabulary_size, width)
         nn.init.normal_(self.table.weight, std=0.02)
         self.head = None if tied else nn.Parameter(torch.randn(vocabulary_size, width) * 0.02)
+        self.ranges = _ranges(starts, vocabulary_size)
 
     def check(self, vocabulary: Vocabulary) -> None:
         _equal("vocabulary_size", len(self.table.weight), vocabulary.size)
+        _check_ranges(self.ranges, vocabulary)
 
     @property
     def rows(self) -> Tensor:
@@ -57,78 +74,104 @@ class Flat(TokenIO):
     def embed(self, ids: Tensor) -> Tensor:
         return self.table(ids)
 
-    def chunk_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(F.linear(hidden, self.rows).float(), targets, reduction="none")
+    def loss(self, hidden: Tensor, targets: Tensor, weight: Tensor) -> IdLoss:
+        return IdLoss(*cross_entropy(hidden, self.rows, targets, weight, self.ranges))
 
-    def sample(self, hidden: Tensor, allowed: range, draw, generators: list[torch.Generator]) -> Tensor:
-        return draw(F.linear(hidden, self.rows[allowed.start : allowed.stop]), generators) + allowed.start
+    def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
+        return draw(F.linear(hidden, self.rows[allowed.start : allowed.stop]), place) + allowed.start
 
 
-class Factored(TokenIO):
-    """Visual ids as two halves of their bits (MAGVIT-v2, §3.1: 2^18 = 2^9 x 2^9), all other ids flat.
+class FactoredIO(TokenIO):
+    """Visual ids as `factors` equal groups of their bits (MAGVIT-v2, §3.1: 2^18 = 2^9 x 2^9), all other ids flat.
 
-    The input embedding is the sum of the halves'. The low half is predicted from the hidden state, the high half from
-    the hidden state and the low half drawn, so that the two need not be independent (our choice; the paper's heads
-    are). A position's modality is fixed by the layout, so each softmax runs over the ids of its own kind.
+    The input embedding is the sum of the factors'. A position's kind is fixed by the layout, so each softmax runs over
+    ids of its own kind. Factor 0 has the lowest bits: with 2^4 visual codes from id 256 and two factors, id 256 + 0b1101
+    has factors 0b01, 0b11.
 
-    Example with 2^4 visual codes from id 256: id 256 + 0b1101 -> low 0b01, high 0b11.
+    starts: as in `Flat`, for the ids that are not visual; visual ids are a range by themselves with and without.
     """
 
-    def __init__(self, vocabulary_size: int, width: int, visual_start: int, visual_size: int):
+    def __init__(self, vocabulary_size: int, width: int, visual_start: int, visual_size: int, factors: int,
+                 starts: list[int] | None):  # fmt: skip
         super().__init__()
         bits = int(math.log2(visual_size))
-        if 2**bits != visual_size or bits % 2:
-            raise ValueError(f"{visual_size} visual codes do not split into two equal halves of bits: use Flat")
-        self.visual_start, self.visual_size, self.half = visual_start, visual_size, 2 ** (bits // 2)
+        if 2**bits != visual_size or bits % factors:
+            raise ValueError(
+                f"{visual_size} visual codes do not split into {factors} equal groups of bits: use another number of "
+                "factors, or Flat"
+            )
+        self.visual_start, self.visual_size, self.factors = visual_start, visual_size, factors
+        self.size = 2 ** (bits // factors)  # of each factor
+        self.ranges = _ranges(starts, vocabulary_size)
         self.flat = nn.Embedding(vocabulary_size - visual_size, width)
-        self.low, self.high = nn.Embedding(self.half, width), nn.Embedding(self.half, width)
-        self.head_flat = nn.Linear(width, vocabulary_size - visual_size, bias=False)
-        self.head_low = nn.Linear(width, self.half, bias=False)
-        self.given_low = nn.Embedding(self.half, width)
-        self.mix = nn.Sequential(nn.Linear(width, width), nn.SiLU())
-        self.head_high = nn.Linear(width, self.half, bias=False)
-        for table in (self.flat, self.low, self.high, self.given_low):
+        self.tables = nn.ModuleList(nn.Embedding(self.size, width) for _ in range(factors))
+        for table in (self.flat, *self.tables):
             nn.init.normal_(table.weight, std=0.02)
+
+    @abstractmethod
+    def states(self, hidden: Tensor) -> Tensor:
+        """Hidden states (p, d) -> what ids that are not visual, and the first factor, are read from."""
+
+    @abstractmethod
+    def state(self, states: Tensor, i: int, codes: list[Tensor]) -> Tensor:
+        """`states`' output and the factors 0 to i - 1, each int64 (p,) -> what factor i is read from, (p, d)."""
+
+    @abstractmethod
+    def head(self, i: int) -> tuple[Tensor, Tensor | None]:
+        """Rows (size, d) and bias of factor i; of the ids that are not visual for i = -1."""
 
     def check(self, vocabulary: Vocabulary) -> None:
         _equal("visual_start", self.visual_start, vocabulary.visual_start)
         _equal("visual_size", self.visual_size, vocabulary.visual_size)
         _equal("vocabulary_size", len(self.flat.weight) + self.visual_size, vocabulary.size)
+        _check_ranges(self.ranges, vocabulary)
+
+    def split(self, codes: Tensor) -> list[Tensor]:
+        """Visual codes int64 (...,) -> factors, each (...,) in [0, size)."""
+        return [codes // self.size**i % self.size for i in range(self.factors)]
 
     def embed(self, ids: Tensor) -> Tensor:
         visual = self._is_visual(ids)
-        code = torch.where(visual, ids - self.visual_start, 0)
-        halves = self.low(code % self.half) + self.high(code // self.half)
-        return torch.where(visual[..., None], halves, self.flat(torch.where(visual, 0, self._squeeze(ids))))
+        codes = self.split(torch.where(visual, ids - self.visual_start, 0))
+        summed = torch.stack([table(code) for table, code in zip(self.tables, codes)]).sum(0)
+        return torch.where(visual[..., None], summed, self.flat(torch.where(visual, 0, self._squeeze(ids))))
 
-    def chunk_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, weight: Tensor) -> IdLoss:
         visual = self._is_visual(targets)
-        loss = hidden.new_zeros(len(targets), dtype=torch.float32)
+        each = torch.zeros(len(targets), device=hidden.device)
+        states, total = self.states(hidden), hidden.new_zeros((), dtype=torch.float32)
         if visual.any():
-            code, h = targets[visual] - self.visual_start, hidden[visual]
-            low, high = code % self.half, code // self.half
-            halves = F.cross_entropy(self.head_low(h).float(), low, reduction="none")
-            halves = halves + F.cross_entropy(self._high_logits(h, low).float(), high, reduction="none")
-            loss = loss.masked_scatter(visual, halves)
+            codes = self.split(targets[visual] - self.visual_start)
+            first = states[visual]
+            for i, code in enumerate(codes):
+                rows, bias = self.head(i)
+                summed, nats = cross_entropy(self.state(first, i, codes), rows, code, weight[visual], None, bias)
+                total = total + summed
+                each[visual] += nats
         if not visual.all():
-            logits = self.head_flat(hidden[~visual]).float()
-            flat = F.cross_entropy(logits, self._squeeze(targets[~visual]), reduction="none")
-            loss = loss.masked_scatter(~visual, flat)
-        return loss
+            others, (rows, bias) = ~visual, self.head(-1)
+            ranges = self.ranges and [
+                (self._row(start), self._row(stop)) for start, stop in self.ranges if start != self.visual_start
+            ]
+            ids = self._squeeze(targets[others])
+            summed, nats = cross_entropy(states[others], rows, ids, weight[others], ranges, bias)
+            total = total + summed
+            each[others] = nats
+        return IdLoss(total, each)
 
-    def sample(self, hidden: Tensor, allowed: range, draw, generators: list[torch.Generator]) -> Tensor:
+    def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
+        states = self.states(hidden)
         if allowed.start == self.visual_start and len(allowed) == self.visual_size:
-            low = draw(self.head_low(hidden), generators)
-            high = draw(self._high_logits(hidden, low), generators)
-            return high * self.half + low + self.visual_start
+            codes: list[Tensor] = []
+            for i in range(self.factors):
+                rows, bias = self.head(i)
+                codes.append(draw(F.linear(self.state(states, i, codes), rows, bias), place))
+            return sum(code * self.size**i for i, code in enumerate(codes)) + self.visual_start
         if self.visual_start < allowed.stop and allowed.start < self.visual_start + self.visual_size:
             raise ValueError(f"ids {allowed.start} to {allowed.stop - 1} cut through the visual codes")
-        start = int(self._squeeze(torch.tensor(allowed.start)))
-        rows = self.head_flat.weight[start : start + len(allowed)]
-        return draw(F.linear(hidden, rows), generators) + allowed.start
-
-    def _high_logits(self, hidden: Tensor, low: Tensor) -> Tensor:
-        return self.head_high(hidden + self.mix(hidden + self.given_low(low)))
+        rows, bias = self.head(-1)
+        kind = slice(self._row(allowed.start), self._row(allowed.start) + len(allowed))
+        return draw(F.linear(states, rows[kind], None if bias is None else bias[kind]), place) + allowed.start
 
     def _is_visual(self, ids: Tensor) -> Tensor:
         return (ids >= self.visual_start) & (ids < self.visual_start + self.visual_size)
@@ -136,6 +179,88 @@ class Factored(TokenIO):
     def _squeeze(self, ids: Tensor) -> Tensor:
         """Ids outside the visual range -> rows of the flat table."""
         return torch.where(ids >= self.visual_start, ids - self.visual_size, ids)
+
+    def _row(self, id: int) -> int:
+        return id if id <= self.visual_start else id - self.visual_size
+
+
+class Factored(FactoredIO):
+    """Each factor is predicted from the hidden state and the factors before it, so that they need not be independent.
+
+    Our choice; MAGVIT-v2's heads are independent of each other.
+    """
+
+    def __init__(self, vocabulary_size: int, width: int, visual_start: int, visual_size: int, factors: int = 2,
+                 starts: list[int] | None = None):  # fmt: skip
+        super().__init__(vocabulary_size, width, visual_start, visual_size, factors, starts)
+        self.head_flat = nn.Linear(width, vocabulary_size - visual_size, bias=False)
+        self.heads = nn.ModuleList(nn.Linear(width, self.size, bias=False) for _ in range(factors))
+        self.given = nn.ModuleList(nn.Embedding(self.size, width) for _ in range(factors - 1))
+        self.mix = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.SiLU()) for _ in range(factors - 1))
+        for table in self.given:
+            nn.init.normal_(table.weight, std=0.02)
+
+    def states(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def state(self, states: Tensor, i: int, codes: list[Tensor]) -> Tensor:
+        if i == 0:
+            return states
+        given = sum(table(code) for table, code in zip(self.given, codes[:i]))
+        return states + self.mix[i - 1](states + given)
+
+    def head(self, i: int) -> tuple[Tensor, None]:
+        return (self.head_flat if i < 0 else self.heads[i]).weight, None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments) -> None:
+        """Two factors may be stored by the names low and high."""
+        names = {"low.": "tables.0.", "high.": "tables.1.", "head_low.": "heads.0.", "head_high.": "heads.1.",
+                 "given_low.": "given.0.", "mix.0.weight": "mix.0.0.weight", "mix.0.bias": "mix.0.0.bias"}  # fmt: skip
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            for old, new in names.items():
+                if key.startswith(prefix + old):
+                    state_dict[prefix + new + key.removeprefix(prefix + old)] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class IndependentFactors(FactoredIO):
+    """Every factor is predicted from the hidden state alone, by a head tied to its table (MAGVIT-v2, App. A.2).
+
+    As in MAGVIT's released head, a dense layer, GELU and a norm stand before the tables; that the heads share them is
+    our reading. All of one position's factors are drawn independently.
+    """
+
+    def __init__(self, vocabulary_size: int, width: int, visual_start: int, visual_size: int, factors: int = 2,
+                 starts: list[int] | None = None):  # fmt: skip
+        super().__init__(vocabulary_size, width, visual_start, visual_size, factors, starts)
+        self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(self.size)) for _ in range(factors))
+        self.bias_flat = nn.Parameter(torch.zeros(vocabulary_size - visual_size))
+
+    def states(self, hidden: Tensor) -> Tensor:
+        return self.transform(hidden)
+
+    def state(self, states: Tensor, i: int, codes: list[Tensor]) -> Tensor:
+        return states
+
+    def head(self, i: int) -> tuple[Tensor, Tensor]:
+        return (self.flat.weight, self.bias_flat) if i < 0 else (self.tables[i].weight, self.biases[i])
+
+
+def _ranges(starts: list[int] | None, size: int) -> list[tuple[int, int]] | None:
+    if starts is None:
+        return None
+    bounds = [*starts, size]
+    if bounds[0] != 0 or any(a >= b for a, b in pairwise(bounds)):
+        raise ValueError(f"starts {starts} must begin with 0 and rise up to below {size} ids")
+    return list(pairwise(bounds))
+
+
+def _check_ranges(ranges: list[tuple[int, int]] | None, vocabulary: Vocabulary) -> None:
+    needed = [0, vocabulary.visual_start, *(vocabulary.audio(k).start for k in range(vocabulary.audio_levels))]
+    if ranges is not None and [start for start, _ in ranges] != needed:
+        configured = [start for start, _ in ranges]
+        raise ValueError(f"the model has starts {configured}, the token shards need {needed}: set io.init_args.starts")
 
 
 def _equal(name: str, configured: int, needed: int) -> None:

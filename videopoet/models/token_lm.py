@@ -3,12 +3,14 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videopoet.models.attend import plan_attention, predicting
 from videopoet.models.attention import Cache
 from videopoet.models.token_io import TokenIO
 from videopoet.models.transformer import Transformer
-from videopoet.sequence import IGNORE, Batch
+from videopoet.sequence import IGNORE, Batch, Prefix
 from videopoet.tasks.base import Text
 from videopoet.vocabulary import Modality
 
@@ -39,39 +41,48 @@ class TokenLM(nn.Module):
         return [Text(ids=i, shown=m) for i, m in zip(ids, mask)]
 
     def embed(self, batch: Batch) -> Tensor:
-        """Inputs of a batch -> float (b, n, d). All rows share one layout, so text stands in the same columns."""
-        text = batch.modality[0] == Modality.TEXT
+        """Inputs of a batch -> float (b, n, d). Each run of text positions in a row is one text."""
+        text = batch.modality == Modality.TEXT
         x = self.io.embed(torch.where(text, 0, batch.inputs)) + self.modality(batch.modality)
-        if text.any():
-            states = self.text_encoder(batch.inputs[:, text], batch.document[:, text] > 0)
-            columns = text.nonzero().flatten()
-            x = x.index_add(1, columns, self.project_text(states.to(x.dtype)).to(x.dtype))
-        return x
+        row, column = text.nonzero(as_tuple=True)
+        if not len(row):
+            return x
+        opens = text & ~F.pad(text, (1, 0))[:, :-1]
+        number = (opens.flatten().cumsum(0) - 1)[row * text.shape[1] + column]
+        place = column - column[opens[row, column]][number]
+        slots = batch.inputs.new_zeros(int(number[-1]) + 1, int(place.max()) + 1)
+        ids = slots.index_put((number, place), batch.inputs[row, column])
+        shown = slots.bool().index_put((number, place), batch.document[row, column] > 0)
+        states = self.project_text(self.text_encoder(ids, shown)[number, place].to(x.dtype))
+        return x.index_put((row, column), states.to(x.dtype), accumulate=True)
 
     def hidden(self, batch: Batch) -> Tensor:
         """Full forward: the state (b, n, d) from which each position's target is predicted."""
-        return self.transformer(self.embed(batch), batch.position, batch.attention())
+        return self.transformer(self.embed(batch), batch.position, plan_attention(batch))
 
     def loss(self, batch: Batch) -> TokenLoss:
-        predicted = batch.targets != IGNORE
-        targets = batch.targets[predicted]
-        losses = self.io.loss(self.hidden(batch)[predicted], targets)
-        # A target's modality is that of the token after, which the layout gives as the next position's.
-        following = torch.cat([batch.modality[:, 1:], batch.modality[:, -1:]], 1)[predicted]
-        by_modality = {m.name.lower(): losses[following == m].mean() for m in Modality if (following == m).any()}
-        return TokenLoss(losses.mean(), by_modality)
+        """Mean over predicted positions. States that predict nothing are not computed where the last block can do without."""
+        plan = plan_attention(batch)
+        last = _, first = predicting(batch, plan)
+        hidden = self.transformer(self.embed(batch), batch.position, plan, last=last)
+        targets = batch.targets[:, first:]
+        predicted = targets != IGNORE
+        targets, following = targets[predicted], batch.following()[:, first:][predicted]
+        weight = torch.full(targets.shape, 1 / max(1, len(targets)), device=targets.device)
+        total, each = self.io.loss(hidden[predicted], targets, weight)
+        by_modality = {m.name.lower(): each[following == m].mean() for m in Modality if (following == m).any()}
+        return TokenLoss(total, by_modality)
 
     def prefill(self, batch: Batch, length: int) -> tuple[Tensor, Cache]:
         """Run a condition; returns the hidden state of its last position (b, d) and a cache with room for `length`."""
         cache = self.transformer.cache(len(batch.inputs), length)
-        n = batch.inputs.shape[1]
-        cache.shown[:, :n] = batch.document > 0
-        hidden = self.transformer(self.embed(batch), batch.position, batch.attention(), cache)
+        shown = batch.document > 0
+        if (batch.sight is None and not bool(shown.all())) or (isinstance(batch.sight, Prefix) and batch.sight.hidden):
+            cache.hide(shown)
+        hidden = self.transformer(self.embed(batch), batch.position, plan_attention(batch), cache)
         return hidden[:, -1], cache
 
     def step(self, ids: Tensor, modality: Modality, position: Tensor, cache: Cache) -> Tensor:
         """Read one more id per row: ids int64 (b,), position float (3,) -> hidden state (b, d)."""
-        cache.shown[:, cache.filled] = True
         x = self.io.embed(ids)[:, None] + self.modality.weight[modality]
-        mask = cache.shown[:, None, None, : cache.filled + 1]
-        return self.transformer(x, position.expand(len(ids), 1, 3), mask, cache)[:, 0]
+        return self.transformer(x, position.expand(len(ids), 1, 3), cache.sight(1), cache)[:, 0]

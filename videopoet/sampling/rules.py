@@ -12,7 +12,7 @@ from torch import Tensor
 from videopoet.sampling.schedules import Value, bounds_of, value_at
 from videopoet.vocabulary import Modality
 
-DRAWS_PER_TOKEN = 4  # at most; a factorised token takes one per factor
+DRAWS_PER_TOKEN = 8  # at most; a factorised token takes one per factor
 
 
 @dataclass(frozen=True)
@@ -170,4 +170,6 @@ class Draw:
         logits = self.guidance(logits.float(), place)
         for filter in self.filters:
             logits = filter(logits, place)
-        return pick(logits, next(place.uniforms)).repeat(self.copies)
+        uniform = next(place.uniforms, None)
+        assert uniform is not None, f"a token has at most {DRAWS_PER_TOKEN} factors"
+        return pick(logits, uniform).repeat(self.copies)

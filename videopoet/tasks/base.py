@@ -9,12 +9,14 @@ Training lays out `condition + target`, sampling lays out `condition` and draws 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
+from videopoet.component import instantiate
 from videopoet.sequence import Segment
+from videopoet.tasks.audio_order import AudioOrder, LevelMajor
 from videopoet.vocabulary import Control, Modality, Vocabulary
 
 
@@ -35,6 +37,7 @@ class Layout:
     audio_frames: audio frames of a whole clip; 0 for a corpus without sound.
     frames_per_audio_frame: video frames that one audio frame lasts.
     text_length: slots for text tokens.
+    audio_order: in which order the codes of a sound are written.
     """
 
     vocabulary: Vocabulary
@@ -43,6 +46,13 @@ class Layout:
     audio_frames: int
     frames_per_audio_frame: float
     text_length: int
+    audio_order: AudioOrder = field(default_factory=LevelMajor)
+
+    def facts(self) -> dict:
+        """What travels with a model, as JSON can hold it; `read_layout` reads it."""
+        cls = type(self.audio_order)
+        order = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": asdict(self.audio_order)}
+        return {**asdict(self), "audio_order": order}
 
     def text(self, tokens: Text) -> list[Segment]:
         """Text between its markers; padding slots are there but not shown."""
@@ -63,25 +73,30 @@ class Layout:
         return self.vocabulary.from_visual(codes.flatten()), Modality.VISUAL, position
 
     def audio(self, codes: Tensor) -> tuple[Tensor, Modality, Tensor]:
-        """Codes (t, k) -> ids (k*t,) level by level, coarse to fine, modality, positions (time, level, 0)."""
+        """Codes (t, k) -> ids (t*k,) in the order of writing, modality, positions (time, level, 0) of each.
+
+        Time is in video frames, as of visual tokens: with 0.16 of them per audio frame, audio frame 25 stands at 4.
+        """
         t, k = codes.shape
-        level, frame = torch.meshgrid(torch.arange(k), torch.arange(t), indexing="ij")
+        frame, level = torch.meshgrid(torch.arange(t), torch.arange(k), indexing="ij")
         time = frame * self.frames_per_audio_frame
-        position = torch.stack([time, level, torch.zeros_like(time)], -1).reshape(-1, 3)
-        return self.vocabulary.from_audio(codes).T.flatten(), Modality.AUDIO, position
+        position = self.audio_order.write(torch.stack([time, level, torch.zeros_like(time)])).T
+        return self.audio_order.write(self.vocabulary.from_audio(codes)), Modality.AUDIO, position
 
     def visual_codes(self, ids: Tensor) -> Tensor:
         """Inverse of `visual`: ids (..., t*h*w) -> codes (..., t, h, w)."""
         return self.vocabulary.to_visual(ids.unflatten(-1, (-1, *self.lattice[1:])))
 
     def audio_codes(self, ids: Tensor) -> Tensor:
-        """Inverse of `audio`: ids (..., k*t) -> codes (..., t, k)."""
-        return self.vocabulary.to_audio(ids.unflatten(-1, (self.vocabulary.audio_levels, -1)).transpose(-1, -2))
+        """Inverse of `audio`: ids (..., t*k) -> codes (..., t, k)."""
+        return self.vocabulary.to_audio(self.audio_order.read(ids, self.vocabulary.audio_levels))
 
 
 def read_layout(facts: dict) -> Layout:
-    """The layout from the facts that travel with a model, `dataclasses.asdict(layout)` as JSON."""
-    return Layout(**{**facts, "vocabulary": Vocabulary(**facts["vocabulary"]), "lattice": tuple(facts["lattice"])})
+    """The layout from the facts that travel with a model, `layout.facts()`. Without an order of sound it is level-major."""
+    vocabulary, lattice = Vocabulary(**facts["vocabulary"]), tuple(facts["lattice"])
+    order = instantiate(facts["audio_order"]) if "audio_order" in facts else LevelMajor()
+    return Layout(**{**facts, "vocabulary": vocabulary, "lattice": lattice, "audio_order": order})
 
 
 @dataclass(frozen=True, kw_only=True)
