@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from videopoet import component
+from videopoet import component, hub
 from videopoet.data.media import Media, read_image, read_media
 from videopoet.data.transforms import ResizeCrop, video_to_float, video_to_uint8
 from videopoet.models.token_lm import TokenLM
@@ -86,6 +86,22 @@ class VideoPoet:
             component.load(folder / "audio.safetensors", AudioTokenizer),
             component.load(folder / "lm.safetensors", TokenLM),
         )
+
+    @classmethod
+    def from_hub(cls, repo: str, revision: str | None = None) -> "VideoPoet":
+        """Download a model that `push_to_hub` wrote, and load it. Nothing else here uses the network."""
+        return cls.from_pretrained(hub.download(repo, revision))
+
+    def save_pretrained(self, folder: str | Path, *, measured: dict | None = None) -> None:
+        """Write what `from_pretrained` reads, `config.json` with the facts and `README.md`, a model card.
+
+        measured: a report of `videopoet evaluate bounce --out`; what was not measured the card leaves blank.
+        """
+        hub.save(self, Path(folder), measured)
+
+    def push_to_hub(self, repo: str, *, measured: dict | None = None, private: bool = True) -> str:
+        """Upload the same files to `repo` ("user/name") with your Hugging Face login; returns the address."""
+        return hub.push(self, repo, measured, private)
 
     def to(self, device: str | torch.device) -> "VideoPoet":
         for part in (self.visual, self.audio, self.model):
