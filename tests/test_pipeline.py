@@ -76,7 +76,7 @@ def test_a_codec_of_another_geometry_is_an_error_with_both_numbers(poet, message
 def test_a_seed_reproduces_and_rows_are_independent(poet, task):
     request = request_of(task)
     drawn = [
-        poet._draw(poet.tasks[task], poet._examples(poet.tasks[task], rows), DEFAULT_DRAW, seed, None)
+        poet._draw(poet.tasks[task], rows, poet._examples(poet.tasks[task], rows), DEFAULT_DRAW, seed, None)
         for rows, seed in (([request] * 2, 4), ([request], 5))
     ]
     assert all(torch.equal(ids[1], drawn[1][modality][0]) for modality, ids in drawn[0].items())
