@@ -31,7 +31,7 @@ def model(request, text_model):
 def run(model, task, examples, draw, seed=0, negative="", layout=LAYOUT):
     conditions = [task.condition(e, layout) for e in examples]
     further = unconditioned(conditions, model.text([negative]) * len(examples), draw.guidance)
-    template = task.target(Example.blank(layout), layout)
+    template = task.target(task.blank(layout), layout)
     return generate(model, conditions, further, template, VOCABULARY, draw, seed)
 
 
@@ -39,14 +39,22 @@ def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[m], b[m]) for m in a)
 
 
-@pytest.mark.parametrize("modality", [Modality.TEXT, Modality.VISUAL])
-def test_a_dropped_condition_cannot_be_told(model, example, modality):
-    """Without its text or picture, a row's next-token state does not depend on what these were."""
-    task, none = TASKS["image-to-video"], model.text([""])[0]
-    assert present(task.condition(example, LAYOUT)) == {Modality.TEXT, Modality.VISUAL}
-    text = model.text(["a blue square"])[0]
-    other = Example(text=text, video=example.video) if modality is Modality.TEXT else Example(
-        text=example.text, video=(example.video + 1) % 64)  # fmt: skip
+@pytest.mark.parametrize("name, modality", [("image-to-video", Modality.TEXT), ("image-to-video", Modality.VISUAL),
+    ("class-to-video", Modality.TEXT), ("class-frame-prediction", Modality.VISUAL), ("audio-to-video", Modality.AUDIO),
+    ("audio-visual-continuation", Modality.AUDIO), ("stylization-of-image", Modality.VISUAL)])  # fmt: skip
+def test_a_dropped_condition_cannot_be_told(model, example, name, modality):
+    """Without its text, class, pictures or sound, a row's next-token state does not depend on what these were."""
+    task, none, text = TASKS[name], model.text([""])[0], model.text(["a blue square"])[0]
+    assert modality in present(task.condition(example, LAYOUT))
+    changes = {
+        Modality.TEXT: {"text": text, "label": text},
+        Modality.AUDIO: {"audio": (example.audio + 1) % 16},
+        Modality.VISUAL: {
+            "video": (example.video + 1) % 64,
+            "streams": {stream: (codes + 1) % 64 for stream, codes in example.streams.items()},
+        },
+    }
+    other = replace(example, **changes[modality])
     states = []
     for change in (lambda row: row, lambda row: without(row, modality, none)):
         rows = [change(task.condition(e, LAYOUT)) for e in (example, other)]
@@ -119,8 +127,17 @@ def test_the_copies_must_fit_the_guidance(model, example):
 
 def test_tokens_are_counted_as_progress_counts_them(model, example):
     for task in TASKS.values():
-        template, step = task.target(Example.blank(LAYOUT), LAYOUT), Mock()
-        generate(model, [task.condition(example, LAYOUT)], [], template, VOCABULARY, Draw(), progress=step)
+        blank, step = task.blank(LAYOUT), Mock()
+        template = task.target(blank, LAYOUT)
+        generate(
+            model,
+            [task.condition(replace(example, seed=blank.seed), LAYOUT)],
+            [],
+            template,
+            VOCABULARY,
+            Draw(),
+            progress=step,
+        )
         total = num_tokens(template)
         assert step.mock_calls == [call(i + 1, total) for i in range(total)]
 
