@@ -31,9 +31,12 @@ def scenes(frames: int) -> Iterator:
 
 
 def write(frames: int, video: str) -> dict:
-    from videopoet.data.media import write_video
+    from videopoet.data.media import Media, write_chunks
 
-    return measured(frames, lambda progress: write_video(video, _counted(scenes(frames), progress), FPS))
+    def chunks(progress) -> Iterator[Media]:
+        return (Media(video=part, fps=FPS) for part in _counted(scenes(frames), progress))
+
+    return measured(frames, lambda progress: write_chunks(video, chunks(progress)))
 
 
 def encode(frames: int, video: str, tokens: str, tokenizer: str) -> dict:
