@@ -14,7 +14,7 @@ from videopoet.data.bounce import Scene
 from videopoet.data.schema import Clip, MediaManifest
 from videopoet.data.shards import ShardWriter
 from videopoet.data.transforms import audio_to_int16
-from videopoet.pipeline import VideoPoet
+from videopoet.pipeline import SHIPPED, VideoPoet
 from videopoet.tasks.base import Example, Layout, Text
 from videopoet.tasks.denoise import Denoise
 from videopoet.tasks.frame_prediction import FramePrediction
@@ -22,7 +22,10 @@ from videopoet.tasks.registry import TASKS
 from videopoet.tasks.spans import Blocks, Suffix
 from videopoet.tasks.unconditional import Unconditional
 from videopoet.token_shards import tokenize_shards
+from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
 from videopoet.tokenizers.text.sentencepiece import train_sentencepiece
+from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
+from videopoet.tokenizers.visual.cnn import Decoder, Encoder
 from videopoet.training.export import portable
 from videopoet.vocabulary import Vocabulary
 
@@ -48,6 +51,7 @@ VISUAL = {
         "stride": [4, 8, 8],
     },
 }
+PUBLISHED = {"dimension": 8, "channels": 4, "num_blocks": 1}  # the paper's four levels and strides, narrow
 AUDIO = {
     "class_path": "videopoet.tokenizers.audio.codec.SoundStream",
     "init_args": {
@@ -104,6 +108,26 @@ def lm_spec(text_model: str | None, io: dict = FACTORED) -> dict:
             "text_encoder": {"class_path": "videopoet.tokenizers.text.t5.TrainedT5", "init_args": text},
         },
     }
+
+
+def published() -> VideoTokenizer:
+    return VideoTokenizer(Encoder(**PUBLISHED), LookupFreeQuantizer(8), Decoder(**PUBLISHED))
+
+
+@pytest.fixture(scope="module", params=["published", "patchified", "shipped"])
+def tokenizer(request) -> VideoTokenizer:
+    """A causal tokenizer that streams, in evaluation, no parameter of which is all zeros."""
+    torch.manual_seed(0)
+    makers = {
+        "published": published,
+        "patchified": lambda: component.instantiate(VISUAL),
+        "shipped": lambda: component.load(SHIPPED / "visual.safetensors", VideoTokenizer),
+    }
+    model = makers[request.param]().eval()
+    for parameter in model.parameters():  # the adaptive norms start as the identity: make them do something
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
 
 
 @pytest.fixture(scope="session")

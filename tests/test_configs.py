@@ -38,7 +38,10 @@ def shrink(config: dict) -> list[str]:
         overrides += [f"{TOKENIZER}.{side}.init_args.{value}" for side in ("encoder", "decoder") for value in small]
     if "perceptual" in arguments.get("loss", {}).get("init_args", {}):  # needs weights from elsewhere
         overrides.append("--model.init_args.loss=videopoet.tokenizers.visual.losses.PixelLoss")
-    if "adversarial" in arguments:
+    if tokenizer.get("num_filters", 0) >= 32:  # a codec, on the tests' sounds at 16 kHz
+        overrides += [f"{TOKENIZER}.num_filters=4", f"{TOKENIZER}.sample_rate=16000", "--model.init_args.segment=16000"]
+        overrides.append("--model.init_args.adversarial.init_args.discriminator.init_args.channels=2")
+    elif "adversarial" in arguments and "encoder" in tokenizer:
         discriminator = "--model.init_args.adversarial.init_args.discriminator.init_args"
         overrides += [f"{discriminator}.size=[16,16]", f"{discriminator}.channels=4"]
     return overrides

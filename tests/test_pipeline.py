@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import LAYOUT
+from conftest import AUDIO, LAYOUT
 
 from videopoet import component
 from videopoet.data.bounce import Scene
@@ -52,6 +52,24 @@ def test_every_task_makes_media_of_its_shape(poet, task):
     if media[0].audio is not None:
         assert media[0].audio.shape == (1, frames * 2000) and np.abs(media[0].audio).max() <= 1
     assert sum(tokens) > 0 and sum(tokens) % 2 == 0
+
+
+OTHER_CODECS = {
+    "sound at 24000 Hz, 16000 are needed": {"sample_rate": 24000},
+    "levels: 3 codes a frame, 2 are needed": {"levels": 3},
+    "codebooks of 32 codes, 16 are needed": {"codebook_size": 32},
+    r"makes 42 frames of a clip \(hop 800\), 21 are needed": {"ratios": [8, 5, 5, 4]},
+    "the audio tokenizer [0-9a-f]{16}, the one given is other": {},
+}
+
+
+@pytest.mark.parametrize("message", OTHER_CODECS)
+def test_a_codec_of_another_geometry_is_an_error_with_both_numbers(poet, message):
+    spec = AUDIO | {"init_args": AUDIO["init_args"] | OTHER_CODECS[message]}
+    audio = component.instantiate(spec).eval()
+    audio.fingerprint = "other"
+    with pytest.raises(ValueError, match=message):
+        VideoPoet(poet.visual, audio, poet.model)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -10,17 +10,18 @@ path, for example), or a training config, which stands for its untrained tokeniz
 lower bound. Several may be given.
 
 Quality: every sound is coded by every codec, from its first level alone to all of them, and by Opus at several rates; how
-is written in `videopoet/evaluation/audio_codecs.py`. A codec's rate is that of its codes as they are; "entropy" is what
-the codes' frequencies say they hold, from these sounds. Opus's is that of its packets, and does not go below about
-4 kbit/s: where a table is blank there is no Opus of that rate. Tables are by kind (speech, music, effects: the "kind" in
-a sound's sidecar) and over all; each sound counts once. Sounds longer than --seconds are cut there; silent ones are
-left out. In --out: `points.jsonl` (every sound, codec and rate; a second run takes from there what it has),
-`report.json`, `table.md`, `curves-KIND.png` (with matplotlib).
+is written in `videopoet/evaluation/audio_codecs.py`. Fewer levels than a codec was trained for (see its
+`trained_levels`) are its coarser sound, not what a codec of that rate could do. A codec's rate is that of its codes as
+they are; "entropy" is what the codes' frequencies say they hold, from these sounds. Opus's is that of its packets, and
+does not go below about 4 kbit/s: where a table is blank there is no Opus of that rate. Tables are by kind (speech, music,
+effects: the "kind" in a sound's sidecar) and over all; each sound counts once. Sounds longer than --seconds are cut
+there; silent ones are left out. In --out: `points.jsonl` (every sound, codec and rate; a second run takes from there what
+it has), `report.json`, `table.md`, `curves-KIND.png` (with matplotlib).
 
-Speed: encode and decode of one sound beside `encodec`'s EncodecModel of the same geometry and random weights. Contestants
-run in processes of their own and take turns, so that a busy machine slows all alike; medians of CPU seconds over all
-threads, "x real time" = seconds of sound per CPU second, and the peak of resident memory above what was resident before
-(so without weights). Ratios are ours against the peer's, above 1 where ours is better. Measured anew every time.
+Speed: encode and decode of one sound beside `encodec`'s EncodecModel of the same geometry and weights. Contestants run
+in processes of their own and take turns, so that a busy machine slows all alike; medians of CPU seconds over all threads,
+"x real time" = seconds of sound per CPU second, and the peak of resident memory above what was resident before (so
+without weights). Ratios are ours against the peer's, above 1 where ours is better. Measured anew every time.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import inspect
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -68,8 +70,6 @@ def read_sounds(paths: list[Path], a: argparse.Namespace) -> list[Sound]:
     found, stems = [], [file.stem for file in files]
     for file in files:
         audio = torch.from_numpy(read_audio(file, sample_rate=a.sample_rate).audio[0])
-        if not torch.isfinite(audio).all():
-            raise ValueError(f"{file}: {int((~torch.isfinite(audio)).sum())} samples are NaN or infinite")
         kind = read_sidecars(file).extra.get("kind", "unsorted")
         name = file.stem if stems.count(file.stem) == 1 else file.as_posix()
         found.append(Sound(name=name, kind=kind, audio=audio[: round(a.seconds * a.sample_rate)].contiguous()))
@@ -152,8 +152,11 @@ def measure_quality(a: argparse.Namespace, codecs: dict[str, Path]) -> str:
 # --- speed, in a contestant's process
 
 
-def encodec_model(arguments: dict):
-    """`encodec`'s model in the geometry of a SoundStream with these arguments, random weights."""
+def encodec_model(ours: SoundStream, arguments: dict):
+    """`encodec`'s model that computes what `ours`, built with these arguments, computes: geometry, weights, codebooks.
+
+    With other weights the comparison would be of other numbers: the time of an ELU depends on its inputs.
+    """
     from encodec import EncodecModel
     from encodec.modules import SEANetDecoder, SEANetEncoder
     from encodec.quantization import ResidualVectorQuantizer
@@ -164,11 +167,18 @@ def encodec_model(arguments: dict):
                 "ratios": list(g["ratios"]), "lstm": g["num_lstm_layers"], "causal": g["causal"], "norm": "weight_norm",
                 "pad_mode": "constant"}  # fmt: skip
     quantizer = ResidualVectorQuantizer(dimension=g["dimension"], n_q=g["levels"], bins=g["codebook_size"])
-    for layer in quantizer.vq.layers:  # zeros until k-means
-        layer._codebook.embed.normal_()
-        layer._codebook.inited.fill_(1)
     rate = bitrate(g["levels"], g["codebook_size"], g["sample_rate"] / math.prod(g["ratios"]))
-    return EncodecModel(SEANetEncoder(**geometry), SEANetDecoder(**geometry), quantizer, [rate], g["sample_rate"], 1)
+    model = EncodecModel(SEANetEncoder(**geometry), SEANetDecoder(**geometry), quantizer, [rate], g["sample_rate"], 1)
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    for mine, theirs in ((ours.encoder, model.encoder), (ours.decoder, model.decoder)):
+        state = {
+            re.sub("|".join(names), lambda match: names[match[0]], name): w for name, w in mine.state_dict().items()
+        }
+        theirs.load_state_dict(state)
+    for mine, theirs in zip(ours.quantizer.layers, quantizer.vq.layers, strict=True):
+        theirs._codebook.embed.copy_(mine.codebook)
+        theirs._codebook.inited.fill_(1)
+    return model.eval()
 
 
 @torch.no_grad()
@@ -181,7 +191,7 @@ def work(order: dict) -> None:
     tokenizer, spec = load_codec(Path(order["path"]))
     audio = 0.1 * torch.randn(1, 1, round(order["seconds"] * tokenizer.sample_rate) // tokenizer.hop * tokenizer.hop)
     facts = {"seconds": audio.shape[2] / tokenizer.sample_rate}
-    model = encodec_model(spec.get("init_args") or {}).eval() if order["peer"] else tokenizer
+    model = encodec_model(tokenizer, spec.get("init_args") or {}) if order["peer"] else tokenizer
     del tokenizer
     codes = model.encode(audio)
     model.decode(codes)
@@ -216,7 +226,7 @@ def measure_speed(a: argparse.Namespace, codecs: dict[str, Path]) -> str:
         order = {"path": str(path), "seconds": a.speed_seconds, "threads": a.threads}
         started = [start(name, order | {"peer": False})]
         if load_codec(path)[1]["class_path"].endswith(".SoundStream"):
-            started.append(start("encodec, same geometry", order | {"peer": True}))
+            started.append(start("encodec, same network", order | {"peer": True}))
         plan = [("encode", "float32"), ("decode", "float32")]
         results = contest(started, plan, a.repeats)
         for contestant in started:

@@ -178,7 +178,10 @@ def report(rows: list[Row], a: argparse.Namespace) -> str:
         [r.config, r.what, f"{r.parameters / 1e6:.2f} M", f"{r.bits:.0f}", f"{r.psnr_rgb:.2f}", f"{r.ssim_luma:.3f}",
          str(r.codes_used), f"{r.seconds:.0f}"] for r in rows
     ]  # fmt: skip
-    facts = (f"{a.steps} steps of {a.batch_size} clips each, small networks (configs/ablation/base.yaml), pixel losses, on "
+    losses = "pixel losses" + (
+        " and an adversary" if all("adversarial:" in p.read_text() for p in tables()[a.table]) else ""
+    )
+    facts = (f"{a.steps} steps of {a.batch_size} clips each, small networks (configs/ablation/base.yaml), {losses}, on "
              f"{len(ShardReader(a.train, 'media'))} clips; measured on {len(ShardReader(a.validation, 'media'))} others. "
              "Bits are those of one clip, or of one image (a first frame) in tables of image tokenizers. "
              "Nothing here is a result of the papers.")  # fmt: skip

@@ -16,8 +16,8 @@ from videopoet.models.token_lm import TokenLM
 from videopoet.sampling.autoregressive import generate
 from videopoet.sampling.request import Request
 from videopoet.sampling.rules import Draw, Guidance, Temperature
-from videopoet.tasks.audio_length import num_samples
-from videopoet.tasks.base import Example, Task, read_layout
+from videopoet.tasks.audio_length import num_audio_frames, num_samples
+from videopoet.tasks.base import Example, Layout, Task, read_layout
 from videopoet.tasks.registry import TASKS
 from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
@@ -52,14 +52,15 @@ class VideoPoet:
     def __init__(self, visual: VideoTokenizer, audio: AudioTokenizer, model: TokenLM):
         self.visual, self.audio, self.model = visual, audio, model
         facts = model.metadata
+        self.layout = read_layout(facts["layout"])
+        self.geometry = Geometry(**{k: facts[k] for k in ("frames", "fps", "height", "width", "sample_rate")})
+        check_audio(audio, self.layout, self.geometry)
         for name, tokenizer in (("visual", visual), ("audio", audio)):
             if facts["fingerprints"].get(name) != tokenizer.fingerprint:
                 raise ValueError(
                     f"the language model was trained on tokens of the {name} tokenizer "
                     f"{facts['fingerprints'].get(name)}, the one given is {tokenizer.fingerprint}: use files of one run"
                 )
-        self.layout = read_layout(facts["layout"])
-        self.geometry = Geometry(**{k: facts[k] for k in ("frames", "fps", "height", "width", "sample_rate")})
         self.tasks: dict[str, Task] = {name: component.instantiate(spec) for name, spec in facts["tasks"].items()}
         streams = facts.get("streams", {})
         self.streams: dict[str, Condition] = {name: component.instantiate(spec) for name, spec in streams.items()}
@@ -266,6 +267,20 @@ class VideoPoet:
         if not Path(path).is_file():
             raise ValueError(f"no file at {path}")
         return read_image(path)
+
+
+def check_audio(audio: AudioTokenizer, layout: Layout, geometry: Geometry) -> None:
+    """Raises ValueError, naming both numbers, where the tokenizer does not make the audio tokens of the layout."""
+    vocabulary = layout.vocabulary
+    audio.must_match(
+        sample_rate=geometry.sample_rate, levels=vocabulary.audio_levels, codebook_size=vocabulary.audio_codes
+    )
+    frames = num_audio_frames(geometry.frames, geometry.fps, geometry.sample_rate, audio.hop)
+    if layout.audio_frames not in (0, frames):
+        raise ValueError(
+            f"the audio tokenizer makes {frames} frames of a clip (hop {audio.hop}), {layout.audio_frames} are needed: "
+            "use the one of the same run"
+        )
 
 
 def check_request(request: Request) -> None:

@@ -153,7 +153,7 @@ def test_weights_are_shares_of_the_gradient_whatever_the_scale_of_a_loss():
 
 
 def test_lengths_are_moving_averages_of_each_loss_own_steps():
-    balancer = Balancer(decay=0.6)
+    balancer = Balancer(total_norm=1.0, decay=0.6)
     for factor in (1.0, 7.0, 3.0):
         slope = balanced(balancer, torch.zeros(1, 1, 1), {"log": lambda m, f=factor: f * m.sum()}, WEIGHTS)
     state = balancer.state_dict()
@@ -166,7 +166,7 @@ def test_lengths_are_moving_averages_of_each_loss_own_steps():
 
 
 def test_a_gradient_that_has_grown_takes_its_share_and_no_more():
-    balancer, losses = Balancer(), {"waveform": lambda m: m[..., 0].sum()}
+    balancer, losses = Balancer(total_norm=1.0), {"waveform": lambda m: m[..., 0].sum()}
     for factor in (1.0, 1e4):
         losses["log"] = lambda m, f=factor: f * m[..., 1].sum()
         slope = balanced(balancer, torch.zeros(1, 1, 2), losses, WEIGHTS)
@@ -187,7 +187,7 @@ def test_a_parameter_gets_the_same_gradient_from_half_and_whole_batches_of_equal
 
 def test_a_loss_without_gradient_stays_finite():
     losses = {"waveform": lambda m: (0 * m).sum(), "log": lambda m: m.sum()}
-    slope = balanced(Balancer(), torch.zeros(1, 1, 1), losses, WEIGHTS)
+    slope = balanced(Balancer(total_norm=1.0), torch.zeros(1, 1, 1), losses, WEIGHTS)
     assert slope.item() == pytest.approx(0.75)
 
 
@@ -196,4 +196,4 @@ def test_bad_balancers_are_refused():
         with pytest.raises(ValueError, match="must be positive"):
             Balancer(**bad)
     with pytest.raises(ValueError, match="no term loudness, only waveform"):
-        balanced(Balancer(), torch.zeros(1, 1, 1), {"loudness": lambda m: m.sum()}, {"loudness": 1.0})
+        balanced(Balancer(total_norm=1.0), torch.zeros(1, 1, 1), {"loudness": lambda m: m.sum()}, {"loudness": 1.0})

@@ -483,9 +483,9 @@ def test_every_level_brings_the_sum_closer_and_pulls_the_encoder():
     quantized = quantizer(z)
     assert quantized.codes.tolist() == [[[1, 1]]] and quantized.latents.flatten().tolist() == [3.0, 0.5]
     first, second = (1.2**2 + 0.6**2) / 2, (0.2**2 + 0.1**2) / 2
-    assert quantized.loss.item() == pytest.approx(0.5 * (first + second))
+    assert quantized.loss.item() == pytest.approx(0.5 * (first + second) / 2)
     quantized.loss.backward()
-    expected = 0.5 * torch.tensor([[[-1.2 - 0.2], [0.6 + 0.1]]])
+    expected = 0.5 * torch.tensor([[[-1.2 - 0.2], [0.6 + 0.1]]]) / 2
     torch.testing.assert_close(z.grad, expected)
 
 

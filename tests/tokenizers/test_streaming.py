@@ -4,36 +4,14 @@ import random
 
 import pytest
 import torch
-from conftest import VISUAL
+from conftest import PUBLISHED, published
 
-from videopoet import component
-from videopoet.pipeline import SHIPPED
 from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
 from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.tokenizers.visual.cnn import Decoder, Encoder
 
-PUBLISHED = {"dimension": 8, "channels": 4, "num_blocks": 1}  # the paper's four levels and strides, narrow
 FRAMES = 21  # 1 + 4 * 5
-
-
-def published() -> VideoTokenizer:
-    return VideoTokenizer(Encoder(**PUBLISHED), LookupFreeQuantizer(8), Decoder(**PUBLISHED))
-
-
-def shipped() -> VideoTokenizer:
-    return component.load(SHIPPED / "visual.safetensors", VideoTokenizer)
-
-
-@pytest.fixture(scope="module", params=[published, lambda: component.instantiate(VISUAL), shipped],
-                ids=["published", "patchified", "shipped"])  # fmt: skip
-def tokenizer(request) -> VideoTokenizer:
-    torch.manual_seed(0)
-    model = request.param().eval()
-    for parameter in model.parameters():  # the adaptive norms start as the identity: make them do something
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -5,39 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import VISUAL
+from conftest import VISUAL, published
 
 from videopoet import component
 from videopoet.data.bounce import Scene
 from videopoet.data.transforms import video_to_float
-from videopoet.pipeline import SHIPPED
-from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
 from videopoet.tokenizers.streaming import Stream
-from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.tokenizers.visual.causal import depth_to_space, repeat_to, space_to_depth
-from videopoet.tokenizers.visual.cnn import Decoder, Encoder
 from videopoet.tokenizers.visual.layers import AdaptiveNorm, CausalLayers
-
-PUBLISHED = {"dimension": 8, "channels": 4, "num_blocks": 1}  # the paper's four levels and strides, narrow
-
-
-def narrow_published() -> VideoTokenizer:
-    return VideoTokenizer(Encoder(**PUBLISHED), LookupFreeQuantizer(8), Decoder(**PUBLISHED))
-
-
-def shipped() -> VideoTokenizer:
-    return component.load(SHIPPED / "visual.safetensors", VideoTokenizer)
-
-
-@pytest.fixture(scope="module", params=[narrow_published, lambda: component.instantiate(VISUAL), shipped],
-                ids=["published", "patchified", "shipped"])  # fmt: skip
-def tokenizer(request) -> VideoTokenizer:
-    torch.manual_seed(0)
-    model = request.param().eval()
-    for parameter in model.parameters():  # the adaptive norms start as the identity: make them do something
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +76,7 @@ def test_training_treats_an_image_as_evaluation_does(tokenizer, clip):
 @pytest.mark.parametrize("frames, height, hint", [(16, 32, "use 13 or 17"), (2, 32, "use 1 or 5"), (9, 30, "resize")])
 def test_shapes_that_do_not_fit_are_refused(frames, height, hint):
     with pytest.raises(ValueError, match=hint):
-        narrow_published().encode(torch.zeros(1, 3, frames, height, 32))
+        published().encode(torch.zeros(1, 3, frames, height, 32))
 
 
 def test_codes_out_of_range_are_refused(tokenizer):

@@ -90,7 +90,6 @@ def test_quick_runs_whole_and_says_what_it_is(tmp_path, codec):
     rows = [json.loads(line) for line in (tmp_path / "o" / "speed.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and all(row["cpu_s"] > 0 for row in rows)
     ours, peer = rows[0], rows[1]
-    # Same convolutions; the peer's codebooks are no parameters, and neither are ours.
     assert ours["parameters"] == peer["parameters"] and ours["seconds"] == peer["seconds"]
 
 
@@ -162,7 +161,7 @@ def test_nan_in_a_file_is_named_with_the_file(tool, tmp_path, codec, capsys):
     (tmp_path / "nan.wav").write_bytes(head + data)
     with pytest.raises(SystemExit):
         run(tool, tmp_path / "nan.wav", "--only", "quality", "--codec", codec, "--out", tmp_path / "out")
-    assert "nan.wav: 4000 samples are NaN" in capsys.readouterr().err
+    assert "nan.wav: sound holds NaN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["[]", "class_path: videopoet.tokenizers.quantizers.lookup_free.LookupFreeQuantizer",
@@ -171,6 +170,19 @@ def test_a_yaml_that_names_no_codec_says_what_is_needed(tool, tmp_path, text):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"names no AudioTokenizer|cannot be built"):
         tool.load_codec(tmp_path / "x.yaml")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")  # the package's
+@pytest.mark.parametrize("more", [{}, {"num_lstm_layers": 1, "num_residual_layers": 2}])
+def test_the_peer_computes_what_ours_computes(tool, more):
+    torch.manual_seed(0)
+    ours = SoundStream(**TINY | more).eval()
+    peer = tool.encodec_model(ours, TINY | more)
+    audio = torch.from_numpy(tone(800)).float()[None, None]
+    with torch.no_grad():
+        codes, ((theirs, _),) = ours.encode(audio), peer.encode(audio)
+        assert torch.equal(codes, theirs.movedim(1, 2)) and len(codes.unique()) > 2
+        torch.testing.assert_close(ours.decode(codes), peer.decode([(theirs, None)]).clamp(-1, 1))
 
 
 def test_without_sounds_it_says_what_to_give(tool, tmp_path, capsys):

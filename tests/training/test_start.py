@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 import yaml
-from conftest import AUDIO, VISUAL
+from conftest import AUDIO, VISUAL, lm_spec
+from test_configs import ROOT, TINY
 
 from videopoet import component
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
@@ -98,6 +99,32 @@ def test_an_adversary_is_added_to_a_trained_tokenizer(world, files, tmp_path):
     for name, weight in run.model.tokenizer.named_parameters():
         assert torch.equal(weight, start[name]), name
     assert run.model.tokenizer.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def language_model(text_model, world_tokens, shipped, folder) -> str:
+    """The demo's YAML with the tiny model, on the tiny tokens."""
+    text = yaml.safe_load((ROOT / "configs/demo/lm.yaml").read_text())
+    text["model"]["init_args"]["model"] = lm_spec(text_model)
+    files = {name: str(shipped / f"{name}.safetensors") for name in ("visual", "audio")}
+    text["data"]["init_args"] |= {"tokens": str(world_tokens), "validation_tokens": None, "tokenizers": files,
+                                  "tokens_per_batch": 200}  # fmt: skip
+    (folder / "lm.yaml").write_text(yaml.safe_dump(text))
+    return str(folder / "lm.yaml")
+
+
+def test_a_language_model_starts_only_on_tokens_of_its_tokenizers(text_model, world_tokens, shipped, tmp_path):
+    path = language_model(text_model, world_tokens, shipped, tmp_path)
+    file, other = shipped / "lm.safetensors", tmp_path / "other.safetensors"
+    arguments = ["-c", path, "-c", TINY, "--model.init_args.learning_rate=0"]
+    run = fit([*arguments, f"--start_from={file}"])
+    start = component.load(file)
+    for (name, ours), theirs in zip(run.model.model.named_parameters(), start.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    component.save(
+        other, lm_spec(text_model), start.state_dict(), {"fingerprints": {"visual": "0" * 16, "audio": "1" * 16}}
+    )
+    with pytest.raises(ValueError, match=r"the model started from was trained on tokens of .*0000"):
+        fit([*arguments, f"--start_from={other}"])
 
 
 def test_a_start_in_yaml_and_a_resumed_run_that_does_not_need_the_file(world, files, tmp_path):

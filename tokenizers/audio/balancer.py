@@ -20,14 +20,16 @@ class Balancer(nn.Module):
 
     Unlike EnCodec's, a gradient longer than its average counts as its share and no more: that of a discriminator that
     has just begun grows by orders of magnitude. And the sum is divided by the clips of the batch: the gradient of the
-    weights then does not grow with the batch, and ranks with half a batch each agree with one that has the whole.
+    weights then does not grow with the batch, and ranks with half a batch each agree with one that has the whole. So
+    EnCodec's norm of 1 with its batch of 64 is a `total_norm` of 64 here, against the commitment, which is a mean.
 
     terms: names of the losses there may be.
-    total_norm: length of the balanced gradient of one clip, were all losses to pull one way.
+    total_norm: length of the balanced gradient of one clip, were all losses to pull one way. Only its proportion to the
+        commitment matters to Adam: too small, and the latents shrink to where all codes are near and say nothing.
     decay: of the average once 1 / (1 - decay) steps have passed; until then each step counts the same.
     """
 
-    def __init__(self, total_norm: float = 1.0, decay: float = 0.999, terms: Sequence[str] = TERMS):
+    def __init__(self, total_norm: float = 10.0, decay: float = 0.999, terms: Sequence[str] = TERMS):
         """Raises ValueError if the length is not positive or the decay not in [0, 1)."""
         super().__init__()
         if total_norm <= 0 or not 0 <= decay < 1:

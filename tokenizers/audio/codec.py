@@ -8,7 +8,6 @@ import torch
 from encodec.modules import SEANetDecoder, SEANetEncoder
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.nn.utils.parametrize import cached
 
 from videopoet.tokenizers.audio.streaming import causal_left, centred_left, continued, look_ahead_of
 from videopoet.tokenizers.audio.tokenizer import AudioTokenizer, LookAhead
@@ -57,6 +56,7 @@ class SoundStream(AudioTokenizer):
         codebook_size: int = 1024,
         causal: bool = True,
         quantizer_dropout: QuantizerDropout | None = None,  # in training
+        pad_mode: str = "constant",  # "reflect" as in EnCodec, whose published weights are converted into this class
     ):
         """Raises ValueError for a geometry that cannot be built."""
         super().__init__()
@@ -67,7 +67,7 @@ class SoundStream(AudioTokenizer):
             )
         self.sample_rate = sample_rate
         self.hop = prod(ratios)  # samples
-        self.causal = causal
+        self.causal, self.reflects = causal, pad_mode == "reflect"
         geometry = {
             "dimension": dimension,
             "n_filters": num_filters,
@@ -76,7 +76,7 @@ class SoundStream(AudioTokenizer):
             "lstm": num_lstm_layers,
             "causal": causal,
             "norm": "none",
-            "pad_mode": "constant",
+            "pad_mode": pad_mode,
         }
         self.encoder = SEANetEncoder(**geometry)
         self.decoder = SEANetDecoder(**geometry)
@@ -119,32 +119,20 @@ class SoundStream(AudioTokenizer):
 
     @property
     def look_ahead(self) -> LookAhead:
-        return look_ahead_of(self.encoder, self.decoder, causal_left if self.causal else centred_left)
+        return look_ahead_of(self.encoder, self.decoder, causal_left if self.causal else centred_left, self.reflects)
 
-    @torch.no_grad()
-    def encode(self, audio: Tensor, stream: Stream | None = None) -> Tensor:
-        if stream is None:
-            return self.quantizer.encode(self.encoder(self.crop(audio)))
-        self.check(audio)
-        self.open(stream, "encoding", len(audio))
-        with cached():  # weight norm is computed once a chunk, not once a frame
-            latents = (continued(self.encoder.model, x, stream) for x in stream.steps(audio, self.hop, self.hop))
-            codes = [self.quantizer.encode(piece) for piece in latents]
-        return torch.cat([audio.new_zeros(len(audio), 0, self.levels, dtype=torch.int64), *codes], 1)
+    def latents(self, audio: Tensor, stream: Stream | None = None) -> Tensor:
+        return self.encoder(audio) if stream is None else continued(self.encoder.model, audio, stream)
 
-    @torch.no_grad()
-    def decode(self, codes: Tensor, stream: Stream | None = None) -> Tensor:
-        if codes.dim() != 3:
-            raise ValueError(f"codes have shape {tuple(codes.shape)}, expected b t k")
-        latents = self.quantizer.embed(codes).to(self.decoder.model[0].conv.conv.bias.dtype)
-        if stream is not None:
-            self.open(stream, "decoding", len(codes))
-            with cached():
-                sounds = [continued(self.decoder.model, x, stream).clamp(-1, 1) for x in stream.steps(latents, 1)]
-            return torch.cat([latents.new_zeros(len(codes), 1, 0), *sounds], 2)
-        if not latents.shape[2]:
-            raise ValueError("codes have 0 frames, at least 1 is needed to decode")
-        return self.decoder(latents).clamp(-1, 1)
+    def quantize(self, latents: Tensor) -> Tensor:
+        return self.quantizer.encode(latents)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return self.quantizer.embed(codes)
+
+    def synthesize(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
+        latents = latents.to(self.decoder.model[0].conv.conv.bias.dtype)
+        return self.decoder(latents) if stream is None else continued(self.decoder.model, latents, stream)
 
 
 def _initialise(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:

@@ -98,7 +98,7 @@ def centred_left(conv: nn.Conv1d | nn.ConvTranspose1d) -> int:
     return -(-(conv.kernel_size[0] - conv.stride[0] if transposed else padding_of(conv)) // 2)
 
 
-def look_ahead_of(encoder: nn.Module, decoder: nn.Module, left: Callable, start: int = 1) -> LookAhead:
+def look_ahead_of(encoder: nn.Module, decoder: nn.Module, left: Callable, reflects: bool) -> LookAhead:
     """How far convolutions, run in the order in which the networks list them, look ahead. `left`: their left padding.
 
     Beside another convolution (a shortcut) one of kernel 1 adds nothing. Example: kernel 7, stride 1, padded by 3, then
@@ -106,13 +106,30 @@ def look_ahead_of(encoder: nn.Module, decoder: nn.Module, left: Callable, start:
     2j + 5: 4 after its own hop, which ends at 2j + 1.
     """
     last, hop = 0, 1
-    for conv in reversed([m for m in encoder.modules() if isinstance(m, nn.Conv1d)]):
+    for conv in reversed(_convolutions(encoder)):
         last = last * conv.stride[0] + (conv.kernel_size[0] - 1) * conv.dilation[0] - left(conv)
         hop *= conv.stride[0]
     final = 0  # outputs that n inputs settle, less n times the upsampling so far
-    for conv in [m for m in decoder.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]:
+    for conv in _convolutions(decoder):
         if isinstance(conv, nn.ConvTranspose1d):
             final = final * conv.stride[0] - left(conv)
         else:
             final -= (conv.kernel_size[0] - 1) * conv.dilation[0] - left(conv)
+    start = max(_reflected(encoder, hop, left), _reflected(decoder, 1, left)) if reflects else 1
     return LookAhead(max(0, last + 1 - hop), max(0, -final), start)
+
+
+def _reflected(network: nn.Module, per_frame: int, left: Callable) -> int:
+    """Frames that padding by reflection looks at: one more than it adds, at `per_frame` signal steps a frame."""
+    frames = 1
+    for conv in _convolutions(network):
+        if isinstance(conv, nn.ConvTranspose1d):
+            per_frame *= conv.stride[0]
+        else:
+            frames = max(frames, left(conv) // per_frame + 1)
+            per_frame //= conv.stride[0]
+    return frames
+
+
+def _convolutions(network: nn.Module) -> list[nn.Conv1d | nn.ConvTranspose1d]:
+    return [module for module in network.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]

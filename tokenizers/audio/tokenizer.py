@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import cached
 
 from videopoet.tokenizers.streaming import Stream
 
@@ -56,20 +57,56 @@ class AudioTokenizer(nn.Module, ABC):
         """How far codes and sound depend on what comes later, in samples."""
 
     @abstractmethod
+    def latents(self, audio: Tensor, stream: Stream | None = None) -> Tensor:
+        """Whole hops b 1 t*hop -> latents b d t. With a stream they follow on what came before in it."""
+
+    @abstractmethod
+    def quantize(self, latents: Tensor) -> Tensor:
+        """Latents b d t -> codes b t k."""
+
+    @abstractmethod
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes b t k -> latents b d t; k may be any prefix of the levels."""
+
+    @abstractmethod
+    def synthesize(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
+        """Latents b d t -> audio b 1 t*hop, not clamped. With a stream they follow on what came before in it."""
+
+    @torch.no_grad()
     def encode(self, audio: Tensor, stream: Stream | None = None) -> Tensor:
         """Audio b 1 s -> codes b t k. Raises ValueError as `crop` does.
 
         With a stream the audio is its next chunk, of any number of samples; what does not fill a frame waits in the
-        stream, and t may be 0. Raises ValueError where this tokenizer cannot stream.
+        stream, and t may be 0. The first codes come when there are `look_ahead.start` frames. Raises ValueError where
+        this tokenizer cannot stream.
         """
+        if stream is None:
+            return self.quantize(self.latents(self.crop(audio)))
+        self.check(audio)
+        self.open(stream, "encoding", len(audio))
+        pieces = stream.steps(audio, self.hop, self.look_ahead.start * self.hop)
+        with cached():  # a weight norm is computed once a chunk, not once a frame
+            codes = [self.quantize(self.latents(piece, stream)) for piece in pieces]
+        return torch.cat([torch.zeros(len(audio), 0, self.levels, dtype=torch.int64, device=audio.device), *codes], 1)
 
-    @abstractmethod
+    @torch.no_grad()
     def decode(self, codes: Tensor, stream: Stream | None = None) -> Tensor:
         """Codes b t k -> audio b 1 t*hop in [-1, 1]; fewer levels than the codec has give a coarser sound.
 
         With a stream the codes are its next chunk, of any number of frames. Raises ValueError for codes that are no
-        codes of this tokenizer, and where it cannot stream.
+        codes of this tokenizer or have no frame, and where it cannot stream.
         """
+        self.check_codes(codes)
+        if stream is None:
+            if not codes.shape[1]:
+                raise ValueError("codes have 0 frames, at least 1 is needed to decode")
+            return self.synthesize(self.embed(codes)).clamp(-1, 1)
+        self.open(stream, "decoding", len(codes))
+        latents = self.embed(codes)
+        with cached():
+            pieces = stream.steps(latents, 1, self.look_ahead.start)
+            sounds = [self.synthesize(piece, stream).clamp(-1, 1) for piece in pieces]
+        return torch.cat([latents.new_zeros(len(codes), 1, 0), *sounds], 2)
 
     @property
     def frame_rate(self) -> float:
@@ -106,6 +143,15 @@ class AudioTokenizer(nn.Module, ABC):
             raise ValueError(f"audio has {int((~torch.isfinite(audio)).sum())} samples that are NaN or infinite")
         if peak > LOUDEST:
             raise ValueError(f"audio peaks at {peak:g}, expected [-1, 1]: divide int16 by 32768")
+
+    def check_codes(self, codes: Tensor) -> None:
+        """Raises ValueError where `codes` are no codes b t k of this tokenizer, k being any prefix of its levels."""
+        if codes.dim() != 3 or codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise ValueError(f"codes are {codes.dtype} of shape {tuple(codes.shape)}, expected integers of shape b t k")
+        if not 1 <= codes.shape[2] <= self.levels:
+            raise ValueError(f"codes have {codes.shape[2]} levels, the tokenizer has {self.levels}")
+        if codes.numel() and not 0 <= codes.min() <= codes.max() < self.codebook_size:
+            raise ValueError(f"codes span {codes.min()} to {codes.max()}, must lie in [0, {self.codebook_size})")
 
     def must_match(self, *, sample_rate: int, levels: int, codebook_size: int) -> None:
         """Raises ValueError, naming both numbers, where a language model or a corpus wants another codec than this."""

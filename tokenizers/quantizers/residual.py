@@ -47,8 +47,8 @@ class ResidualVectorQuantizer(Quantizer):
     levels is a coarser version of the same latent. A level is a `VectorQuantizer`, which says how codebooks start, move
     and replace dead codes, all for the joint batch of all ranks.
 
-    The gradient passes straight through to z. The commitment is `commitment_weight * sum_k mean |z - q_1 - ... - q_k|^2`
-    with a gradient for z alone (EnCodec, §3.4).
+    The gradient passes straight through to z. The commitment is `commitment_weight * mean |z - q_1 - ... - q_k|^2`, meaned
+    over the levels k too, with a gradient for z alone (EnCodec, §3.4).
 
     With `dropout` a training step may use a prefix of the levels only; the others then learn nothing from it.
 
@@ -98,7 +98,7 @@ class ResidualVectorQuantizer(Quantizer):
         for level, layer in enumerate(self.layers[:levels]):
             made = layer(residual)
             codes.append(made.codes)
-            loss = loss + made.loss
+            loss = loss + made.loss / levels
             metrics |= {f"{name}_{level}": value for name, value in made.metrics.items() if name != "commitment"}
             total = total + made.latents.detach()
             residual = residual - made.latents.detach()  # keeps the gradient to z for the next commitment

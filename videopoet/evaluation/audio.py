@@ -25,7 +25,7 @@ from videopoet.tokenizers.quantizers.usage import code_perplexity
 
 SILENCE = 1e-4  # amplitude, -80 dB of full scale: what is quieter counts as silence
 LIMIT = 100.0  # dB: SI-SDR of equal sounds, and minus that of a silent reconstruction
-WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples: DAC's and SoundStream's 2^6..2^11
+WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples: SoundStream's 2^6..2^11
 
 
 class AudioMetric(Protocol):
@@ -56,9 +56,10 @@ class MelDistance:
 
     Window w has hop w / 4, w / 16 bands (at most 80), amplitudes of a full-scale sine near 1, and counts what is quieter
     than `floor_db` as that: silence against silence is 0, and against full-scale sound at most -floor_db. It is the
-    number that training logs with the same windows, and is not comparable with other windows, floors or logarithms
-    (DAC's "mel distance" is in natural-log or log10 units of 80 to 320 bands). Shorter sounds than the longest window
-    are padded with silence on both sides of the comparison.
+    number that training logs with the same windows, and is not comparable with other windows, bands, floors or
+    logarithms, which published ones have. Bands that a codec does not code at all (Opus below 9 kbit/s or so above
+    4 kHz) cost up to their distance from the floor and dominate it. Both sounds are padded with silence to the longest
+    window.
     """
 
     sample_rate: int = 16_000  # Hz

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videopoet.models.attend import Plan, attend, key_bias
-from videopoet.models.elementwise import RMSNorm, rms_norm
+from videopoet.models.cpu_kernels import Linear, RMSNorm, rms_norm
 
 
 class Rotary(nn.Module):
@@ -29,15 +29,15 @@ class Rotary(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """float (b, n, 3) -> cos and sin as `rotate` takes them, each float32 (b, n, 1, head_width)."""
+        """float (b, n, 3) -> cos and sin as `rotate` takes them, each float32 (b, n, 1, 1, head_width)."""
         frequency = self.base ** (-self.order.float() / self.count)
-        angle = (position[..., self.axis].float() * frequency)[:, :, None]
+        angle = (position[..., self.axis].float() * frequency)[:, :, None, None]
         cos, sin = angle.cos(), angle.sin()
         return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn pairs (x_i, x_{i + d/2}) of (b, n, heads, d) by the angles."""
+    """Turn pairs (x_i, x_{i + d/2}) of (b, n, ..., d) by the angles."""
     cos, sin = (a.to(x.dtype) for a in angles)
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
@@ -79,17 +79,17 @@ class Attention(nn.Module):
         if width % heads or (width // heads) % 4:
             raise ValueError(f"width {width} over {heads} heads: heads must divide it into multiples of 4")
         self.heads = heads
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.qkv, self.out = Linear(width, 3 * width, bias=False), Linear(width, width, bias=False)
         self.norm_q, self.norm_k = RMSNorm(width // heads), RMSNorm(width // heads)
 
     def forward(
         self, x: Tensor, angles: tuple[Tensor, Tensor], plan: Plan, cache: Cache | None, layer: int, first: int = 0
     ) -> Tensor:
         """x (b, n, d) -> (b, n - first, d): what positions from `first` on gather from all that they see."""
-        q_and_k, v = self.qkv(x).unflatten(-1, (3 * self.heads, -1)).split([2 * self.heads, self.heads], dim=2)
-        weight = torch.stack([self.norm_q.weight, self.norm_k.weight]).repeat_interleave(self.heads, 0)
-        q, k = rotate(rms_norm(q_and_k, weight), angles).to(v.dtype).transpose(1, 2).chunk(2, dim=1)
-        v = v.transpose(1, 2)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        weight = torch.stack([self.norm_q.weight, self.norm_k.weight])[:, None]
+        q, k = rotate(rms_norm(qkv[:, :, :2], weight), angles).to(qkv.dtype).transpose(1, 3).unbind(2)
+        v = qkv[:, :, 2].transpose(1, 2)
         if cache is not None:
             k, v = cache.write(layer, k, v)
         y = attend(q[:, :, first:], k, v, plan)

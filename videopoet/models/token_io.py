@@ -11,9 +11,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videopoet.models.cpu_kernels import linear
 from videopoet.models.cross_entropy import cross_entropy
 from videopoet.vocabulary import Vocabulary
 
@@ -78,7 +78,7 @@ class Flat(TokenIO):
         return IdLoss(*cross_entropy(hidden, self.rows, targets, weight, self.ranges))
 
     def sample(self, hidden: Tensor, allowed: range, draw, generators: list[torch.Generator]) -> Tensor:
-        return draw(F.linear(hidden, self.rows[allowed.start : allowed.stop]), generators) + allowed.start
+        return draw(linear(hidden, self.rows[allowed.start : allowed.stop]), generators) + allowed.start
 
 
 class FactoredIO(TokenIO):
@@ -165,13 +165,13 @@ class FactoredIO(TokenIO):
             codes: list[Tensor] = []
             for i in range(self.factors):
                 rows, bias = self.head(i)
-                codes.append(draw(F.linear(self.state(states, i, codes), rows, bias), generators))
+                codes.append(draw(linear(self.state(states, i, codes), rows, bias), generators))
             return sum(code * self.size**i for i, code in enumerate(codes)) + self.visual_start
         if self.visual_start < allowed.stop and allowed.start < self.visual_start + self.visual_size:
             raise ValueError(f"ids {allowed.start} to {allowed.stop - 1} cut through the visual codes")
         rows, bias = self.head(-1)
         kind = slice(self._row(allowed.start), self._row(allowed.start) + len(allowed))
-        return draw(F.linear(states, rows[kind], None if bias is None else bias[kind]), generators) + allowed.start
+        return draw(linear(states, rows[kind], None if bias is None else bias[kind]), generators) + allowed.start
 
     def _is_visual(self, ids: Tensor) -> Tensor:
         return (ids >= self.visual_start) & (ids < self.visual_start + self.visual_size)

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videopoet.models.attend import Plan
 from videopoet.models.attention import Attention, Cache, Rotary
-from videopoet.models.elementwise import RMSNorm, gated
+from videopoet.models.cpu_kernels import Linear, RMSNorm, gated
 
 
 class GatedMLP(nn.Module):
@@ -15,7 +15,7 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.gate_up, self.out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
+        self.gate_up, self.out = Linear(width, 2 * hidden, bias=False), Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(gated(self.gate_up(x)))

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from videopoet.models import elementwise
-from videopoet.models.elementwise import RMSNorm, gated, rms_norm
+from videopoet.models import cpu_kernels
+from videopoet.models.cpu_kernels import Linear, RMSNorm, gated, rms_norm
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4], ids=["usual", "near eps"])
@@ -30,8 +30,8 @@ def test_weights_of_heads_broadcast():
 
 def test_gradients_by_differences():
     x = torch.randn(2, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: elementwise._Normalize.apply(t, 1e-3), x)
-    assert torch.autograd.gradcheck(elementwise._Gated.apply, x)
+    assert torch.autograd.gradcheck(lambda t: cpu_kernels._Normalize.apply(t, 1e-3), x)
+    assert torch.autograd.gradcheck(cpu_kernels._Gated.apply, x)
 
 
 def test_gating_is_silu_times_the_other_half():
@@ -42,7 +42,26 @@ def test_gating_is_silu_times_the_other_half():
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("function", [gated, lambda x: rms_norm(x, torch.ones(8))], ids=["gated", "rms_norm"])
+@pytest.mark.parametrize("function", [gated, lambda x: rms_norm(x, torch.ones(8, dtype=x.dtype))], ids=["gated", "rms_norm"])
 def test_bfloat16_stays_close(function):
     x = torch.randn(4, 8)
     torch.testing.assert_close(function(x.bfloat16()).float(), function(x), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (2, 1, 8), (2, 40, 8)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_of_few_rows(shape, bias):
+    torch.manual_seed(0)
+    layer, x = Linear(8, 12, bias=bias).bfloat16(), torch.randn(shape).bfloat16()
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=0.02, atol=0.02)
+    layer(x).sum().backward()
+    assert layer.weight.grad.shape == (12, 8)
+
+
+def test_without_gradients_the_same_comes_out():
+    x, weight = torch.randn(2, 3, 4, 8), torch.randn(4, 8)
+    with torch.inference_mode():
+        plain = rms_norm(x, weight), gated(x)
+    for one, other in zip(plain, (rms_norm(x, weight), gated(x))):
+        torch.testing.assert_close(one, other)
