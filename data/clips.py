@@ -12,6 +12,7 @@ from videopoet.data.order import sample_indices
 from videopoet.data.shards import ShardReader
 from videopoet.data.steps import StepDataModule
 from videopoet.data.transforms import audio_to_float, video_to_float
+from videopoet.tasks.audio_length import num_samples
 
 IMAGES_PER_CLIP = 4  # an image step takes this many times as many samples as a clip step
 
@@ -19,7 +20,7 @@ IMAGES_PER_CLIP = 4  # an image step takes this many times as many samples as a 
 class ClipBatch(NamedTuple):
     """What one rank trains on in one step."""
 
-    video: Tensor  # float32 b c t h w in [-1, 1]; t = 1 in an image step
+    video: Tensor  # float32 b c t h w in [-1, 1]; t = 1 in an image step; h = w = 0 where clips are sound alone
     audio: Tensor  # float32 b 1 s in [-1, 1], the sound of the same span; zeros where a clip has none
     step: int  # the step it was made for; lets the consumer say how far it got, whatever was prefetched
 
@@ -62,6 +63,8 @@ class ClipSchedule(Dataset[ClipBatch]):
             )
         if not len(reader):
             raise ValueError(f"{reader.folder}: holds no samples")
+        if not reader.manifest.has_video and (image_batch_ratio or first_image_steps):
+            raise ValueError(f"{reader.folder}: holds sound alone, there are no images to train on")
         self.reader = reader
         self.batch_size = batch_size
         self.seed = seed
@@ -102,6 +105,8 @@ class ClipSchedule(Dataset[ClipBatch]):
         record = self.reader.read(index, fields=("video", "audio"))
         video, audio = record.get("video"), record.get("audio")
         shape = (manifest.frames, manifest.height, manifest.width, 3)
+        if not manifest.has_video:
+            video = np.zeros(shape, np.uint8)
         if video is None or video.dtype != np.uint8 or video.shape != shape:
             found = "none" if video is None else f"{video.dtype} {video.shape}"
             raise ValueError(f"{self.reader.where(index)}.video.npy: expected uint8 {shape}, found {found}")
@@ -110,7 +115,7 @@ class ClipSchedule(Dataset[ClipBatch]):
                 f"{self.reader.where(index)}.audio.npy: expected int16 (s,), found {audio.dtype} {audio.shape}"
             )
         video = video[:num_frames]
-        sound = torch.zeros(1, round(len(video) / manifest.fps * manifest.sample_rate))
+        sound = torch.zeros(1, num_samples(len(video), manifest.fps, manifest.sample_rate))
         if audio is not None:
             audio = audio[: sound.shape[1]]
             sound[0, : len(audio)] = audio_to_float(audio)
@@ -167,6 +172,11 @@ class ClipDataModule(StepDataModule):
             self.next_step = 0
         if self.validation_shards is not None:
             self._validation = ShardReader(self.validation_shards, kind="media")
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the clips' sound, Hz; once set up."""
+        return (self._train or self._validation).manifest.sample_rate
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the first step not trained yet."""

@@ -11,6 +11,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from videopoet.data.channels import MIX_DOWN, Channels
 from videopoet.data.decoding import Picture, Source, open_source
 from videopoet.data.files import whole_or_nothing
 from videopoet.data.timeline import FrameGrid, SoundTrack
@@ -35,7 +36,7 @@ def read_media(
     *,
     fps: float | None = None,
     sample_rate: int | None = 16000,
-    mono: bool = True,
+    channels: Channels = MIX_DOWN,
     resize: ResizeCrop | None = None,
     max_seconds: float | None = None,
 ) -> Media:
@@ -43,11 +44,14 @@ def read_media(
 
     Frame i is the picture on show i / fps seconds after the first one, whatever the file's own frame times.
     `fps=None` and `sample_rate=None` keep the file's own rates. Sound has round(t / fps * sample_rate) samples, silence
-    where the track is shorter; `audio` is None where there is no track. Decoding stops after `max_seconds`.
+    where the track is shorter; `audio` is None where there is no track. Several channels are mixed down to one, or kept
+    with `channels=EachChannel()`; louder samples than full scale are clipped. Decoding stops after `max_seconds`.
 
     Raises ValueError, one line, if the file cannot be read or holds no picture.
     """
-    chunks = stream_media(path, fps=fps, sample_rate=sample_rate, mono=mono, resize=resize, max_seconds=max_seconds)
+    chunks = stream_media(
+        path, fps=fps, sample_rate=sample_rate, channels=channels, resize=resize, max_seconds=max_seconds
+    )
     return next(chunks)
 
 
@@ -57,13 +61,18 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return next(chunks).video[0]
 
 
-def read_audio(path: str | os.PathLike, *, sample_rate: int | None = 16000, mono: bool = True) -> Media:
+def read_audio(path: str | os.PathLike, *, sample_rate: int | None = 16000, channels: Channels = MIX_DOWN) -> Media:
     """Sound of any file, with or without pictures, as `Media(video=None)`; ValueError if it has no audio track."""
-    sound = SoundTrack(sample_rate=sample_rate, mono=mono)
+    sound = SoundTrack(sample_rate=sample_rate, channels=channels)
     with open_source(path, video=False) as source:
-        for frame in source.items:
-            sound.push(frame)
-    sound.finish()
+        try:
+            for frame in source.items:
+                sound.push(frame)
+            sound.finish()
+        except ValueError as error:
+            if isinstance(error, FFmpegError):
+                raise
+            raise ValueError(f"{path}: {error}") from error
     if not sound.samples:
         raise ValueError(f"{path}: has no audio track")
     return Media(
@@ -71,12 +80,41 @@ def read_audio(path: str | os.PathLike, *, sample_rate: int | None = 16000, mono
     )
 
 
+def stream_audio(path: str | os.PathLike, *, seconds: float, sample_rate: int = 16000) -> Iterator[np.ndarray]:
+    """`read_audio`, mono, in consecutive chunks of `seconds`, float32 (s,), decoded as they are asked for.
+
+    The last chunk may be shorter. Memory holds a chunk, never the file. Raises ValueError, after the chunks before it,
+    where the file is damaged or holds samples that are no numbers.
+    """
+    sound, given, length = SoundTrack(sample_rate=sample_rate, mono=True), 0, round(seconds * sample_rate)
+
+    def chunk(samples: int) -> np.ndarray:
+        audio = sound.read(sound.first_second + given / sample_rate, samples)[0]
+        if not np.isfinite(audio).all():
+            raise ValueError(f"{path}: samples that are no numbers (NaN) {given / sample_rate:g} s from the start")
+        return audio
+
+    with open_source(path, video=False) as source:
+        for frame in source.items:
+            sound.push(frame)
+            while sound.samples - given >= length:
+                yield chunk(length)
+                given += length
+        sound.finish()
+    if not sound.samples:
+        raise ValueError(f"{path}: has no audio track")
+    while given < sound.samples:
+        samples = min(length, sound.samples - given)
+        yield chunk(samples)
+        given += samples
+
+
 def stream_media(
     path: str | os.PathLike,
     *,
     fps: float | None = None,
     sample_rate: int | None = 16000,
-    mono: bool = True,
+    channels: Channels = MIX_DOWN,
     audio: bool = True,
     resize: ResizeCrop | None = None,
     chunk_frames: int | None = None,
@@ -91,7 +129,7 @@ def stream_media(
         raise ValueError(f"fps must lie between 0 and 1000, not {fps}")
     with open_source(path, audio=audio) as source:
         grid = FrameGrid(fps=fps, frame_rate=source.frame_rate, resize=resize, pixel_aspect=source.pixel_aspect)
-        sound = SoundTrack(sample_rate=sample_rate, mono=mono)
+        sound = SoundTrack(sample_rate=sample_rate, channels=channels)
         try:
             yield from _chunks(source, grid, sound, chunk_frames, max_seconds)
         except ValueError as error:

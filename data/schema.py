@@ -14,17 +14,18 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One sample of a media shard: pictures, the sound of the same span, and what is said about them."""
+    """One sample of a media shard: pictures, the sound of the same span, and what is said about them; or sound alone."""
 
     key: str
-    video: np.ndarray  # uint8 t h w c
+    video: np.ndarray | None  # uint8 t h w c, or None in a folder of sounds
     audio: np.ndarray | None  # int16 s, or None where the source has no audio track
     captions: tuple[str, ...] = ()
     source: dict[str, Any] = field(default_factory=dict)  # file, second, and whatever the sidecar holds
 
     def record(self) -> dict[str, np.ndarray | dict]:
-        """Fields of the tar members `key.video.npy`, `key.audio.npy` (if there is sound) and `key.json`."""
-        arrays = {"video": self.video} if self.audio is None else {"video": self.video, "audio": self.audio}
+        """Fields of the tar members `key.video.npy`, `key.audio.npy` (each if there is one) and `key.json`."""
+        streams = {"video": self.video, "audio": self.audio}
+        arrays = {name: stream for name, stream in streams.items() if stream is not None}
         return arrays | {"json": {"captions": list(self.captions), "source": self.source}}
 
     @classmethod
@@ -33,7 +34,7 @@ class Clip:
         said = record["json"]
         return cls(
             key=record["__key__"],
-            video=record["video"],
+            video=record.get("video"),
             audio=record.get("audio"),
             captions=tuple(said["captions"]),
             source=said["source"],
@@ -59,8 +60,8 @@ class Manifest:
     shards: tuple[Shard, ...] = ()
     num_samples: int = 0
     fps: float
-    frames: int  # pictures per clip, 1 + 4k
-    height: int  # pixels
+    frames: int  # pictures per clip, 1 + 4k; a clip lasts frames / fps seconds, also where it is sound alone
+    height: int  # pixels; 0 where clips are sound alone
     width: int  # pixels
     sample_rate: int  # Hz
 
@@ -76,6 +77,11 @@ class MediaManifest(Manifest):
     kind: ClassVar[str] = "media"
     rejected: dict[str, int] = field(default_factory=dict)  # reason -> number of files
 
+    @property
+    def has_video(self) -> bool:
+        """Whether the clips have pictures; where not, they are sound alone."""
+        return self.height > 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenManifest(Manifest):
@@ -88,6 +94,8 @@ class TokenManifest(Manifest):
     audio_frames: int  # latent frames per clip
     audio_levels: int  # residual quantiser levels
     audio_codebook_size: int
+    streams: dict[str, dict] = field(default_factory=dict)  # condition stream -> class_path and init_args of its making
+    audio_hop: int | None = None  # samples per audio frame; None in shards that were made without saying so
 
 
 KINDS: dict[str, type[Manifest]] = {cls.kind: cls for cls in (MediaManifest, TokenManifest)}

@@ -3,18 +3,15 @@
 import math
 
 import numpy as np
-from av import AudioFrame, AudioLayout, AudioResampler, VideoFrame
+from av import AudioFrame, AudioResampler, VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from videopoet.data.channels import MIX_DOWN, Channels
 from videopoet.data.decoding import Picture
 from videopoet.data.transforms import ResizeCrop
 
 LONGEST_PICTURE = 3600.0  # seconds; a longer hold is a broken clock, and would fill memory with repeats
 SOUND_JITTER = 0.02  # seconds; audio times this close to the running count are rounding of the container's clock
-SIDE = math.sqrt(0.5)  # weight of centre and surround channels beside front left and right (ITU-R BS.775)
-USUAL_ORDER = {  # number of channels -> their order in files that do not say
-    count: [channel.name for channel in AudioLayout(layout).channels] for count, layout in ((6, "5.1"), (8, "7.1"))
-}
 
 
 class FrameGrid:
@@ -95,12 +92,15 @@ class FrameGrid:
 
 
 class SoundTrack:
-    """Decoded audio placed on the file's clock and resampled; gaps are silent."""
+    """Decoded audio placed on the file's clock and resampled; gaps are silent.
 
-    def __init__(self, *, sample_rate: int | None, mono: bool):
+    Raises ValueError where samples are not finite, as a file of floating-point samples may hold.
+    """
+
+    def __init__(self, *, sample_rate: int | None, channels: Channels):
         self.sample_rate = sample_rate  # Hz; the file's own once the first frame has come
         self.first_second: float | None = None
-        self._mono = mono
+        self._take = channels
         self._blocks: list[np.ndarray] = []  # each channels s, end to end
         self._channels = 1
         self._dropped = 0  # samples before the first block that have been read and let go
@@ -154,8 +154,10 @@ class SoundTrack:
 
     def _append(self, frame: AudioFrame) -> None:
         block = np.atleast_2d(frame.to_ndarray())
-        if self._mono:
-            block = mix_to_mono(block, [channel.name for channel in frame.layout.channels])
+        if not np.isfinite(block).all():
+            second = self._length / self.sample_rate
+            raise ValueError(f"sound holds NaN or infinite samples after {second:.2f} s; re-encode the file")
+        block = self._take(block, [channel.name for channel in frame.layout.channels])
         if self.first_second is None:
             self.first_second = frame.time or 0.0
         elif frame.time is not None:
@@ -168,20 +170,6 @@ class SoundTrack:
         if self._length == 0:
             self._channels = block.shape[0]
         elif block.shape[0] != self._channels:
-            block = np.repeat(mix_to_mono(block, []), self._channels, axis=0)
+            block = np.repeat(MIX_DOWN(block, []), self._channels, axis=0)
         self._blocks.append(block)
         self._length += block.shape[1]
-
-
-def mix_to_mono(audio: np.ndarray, channels: list[str]) -> np.ndarray:
-    """`channels s` -> `1 s`: a weighted mean that keeps what all channels share at its level.
-
-    Front left and right weigh 1, all others 0.707, the low-frequency channel 0 (as in ITU-R BS.775).
-    """
-    if audio.shape[0] == 1:
-        return audio
-    names = channels if "FL" in channels else USUAL_ORDER.get(audio.shape[0], ["FL"] * audio.shape[0])
-    weights = np.array([0.0 if name == "LFE" else 1.0 if name in ("FL", "FR") else SIDE for name in names])
-    if not weights.any():
-        weights[:] = 1.0
-    return ((weights / weights.sum()).astype(np.float32) @ audio)[None]

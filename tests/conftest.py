@@ -1,6 +1,5 @@
 """Tiny real components: every class of the demo at the smallest size, untrained, built once."""
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -10,14 +9,23 @@ import pytest
 import torch
 
 from videopoet import component
+from videopoet.conditions.registry import CONDITIONS
 from videopoet.data.bounce import Scene
 from videopoet.data.schema import Clip, MediaManifest
 from videopoet.data.shards import ShardWriter
 from videopoet.data.transforms import audio_to_int16
-from videopoet.pipeline import TASKS, VideoPoet
+from videopoet.pipeline import SHIPPED, VideoPoet
 from videopoet.tasks.base import Example, Layout, Text
+from videopoet.tasks.denoise import Denoise
+from videopoet.tasks.frame_prediction import FramePrediction
+from videopoet.tasks.registry import TASKS
+from videopoet.tasks.spans import Blocks, Suffix
+from videopoet.tasks.unconditional import Unconditional
 from videopoet.token_shards import tokenize_shards
+from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
 from videopoet.tokenizers.text.sentencepiece import train_sentencepiece
+from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
+from videopoet.tokenizers.visual.cnn import Decoder, Encoder
 from videopoet.training.export import portable
 from videopoet.vocabulary import Vocabulary
 
@@ -43,8 +51,9 @@ VISUAL = {
         "stride": [4, 8, 8],
     },
 }
+PUBLISHED = {"dimension": 8, "channels": 4, "num_blocks": 1}  # the paper's four levels and strides, narrow
 AUDIO = {
-    "class_path": "videopoet.tokenizers.audio.codec.AudioTokenizer",
+    "class_path": "videopoet.tokenizers.audio.codec.SoundStream",
     "init_args": {
         "sample_rate": 16000,
         "ratios": [8, 5, 5, 8],
@@ -64,6 +73,14 @@ LAYOUT = Layout(
     frames_per_audio_frame=17 / 21,
     text_length=32,
 )
+#: Every registered task, and variants that a mixture may hold beside them.
+EVERY_TASK = TASKS | {
+    "variable-past": FramePrediction(given=4, fewest=1),
+    "denoise-s-anywhere": Denoise(spans=Suffix(least=0.1, rate=0.9)),
+    "denoise-blocks-cut": Denoise(spans=Blocks(frames=2, rows=1, columns=2, rate=0.5)),
+    "denoise-audio-s": Denoise(stream="audio", spans=Suffix()),
+    "silent": Unconditional(sound=False),
+}
 FACTORED = {"class_path": "videopoet.models.token_io.Factored",
             "init_args": {"vocabulary_size": VOCABULARY.size, "width": 32, "visual_start": 256, "visual_size": 64}}  # fmt: skip
 FLAT = {"class_path": "videopoet.models.token_io.Flat", "init_args": {"vocabulary_size": VOCABULARY.size, "width": 32}}
@@ -93,6 +110,26 @@ def lm_spec(text_model: str | None, io: dict = FACTORED) -> dict:
     }
 
 
+def published() -> VideoTokenizer:
+    return VideoTokenizer(Encoder(**PUBLISHED), LookupFreeQuantizer(8), Decoder(**PUBLISHED))
+
+
+@pytest.fixture(scope="module", params=["published", "patchified", "shipped"])
+def tokenizer(request) -> VideoTokenizer:
+    """A causal tokenizer that streams, in evaluation, no parameter of which is all zeros."""
+    torch.manual_seed(0)
+    makers = {
+        "published": published,
+        "patchified": lambda: component.instantiate(VISUAL),
+        "shipped": lambda: component.load(SHIPPED / "visual.safetensors", VideoTokenizer),
+    }
+    model = makers[request.param]().eval()
+    for parameter in model.parameters():  # the adaptive norms start as the identity: make them do something
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
 @pytest.fixture(scope="session")
 def text_model(tmp_path_factory) -> str:
     """A SentencePiece model of captions of the built-in world."""
@@ -109,8 +146,9 @@ def shipped(tmp_path_factory, text_model):
     for name, spec in (("visual", VISUAL), ("audio", AUDIO)):
         component.save(folder / f"{name}.safetensors", spec, component.instantiate(spec).state_dict())
     facts = {
-        "layout": dataclasses.asdict(LAYOUT),
+        "layout": LAYOUT.facts(),
         "tasks": {name: task.spec() for name, task in TASKS.items()},
+        "streams": {name: component.spec_of(condition) for name, condition in CONDITIONS.items()},
         "fingerprints": {n: component.read_fingerprint(folder / f"{n}.safetensors") for n in ("visual", "audio")},
         "frames": 17,
         "fps": 8.0,
@@ -143,7 +181,7 @@ def world_tokens(tmp_path_factory, world, shipped) -> Path:
     """The same six scenes through the tiny tokenizers."""
     folder = tmp_path_factory.mktemp("world_tokens") / "shards"
     visual, audio = (component.load(shipped / f"{name}.safetensors") for name in ("visual", "audio"))
-    tokenize_shards(world, folder, visual, audio, batch_size=4)
+    tokenize_shards(world, folder, visual, audio, conditions=CONDITIONS, batch_size=4)
     return folder
 
 
@@ -162,5 +200,8 @@ def example() -> Example:
         text=Text(ids=ids, shown=shown),
         video=torch.randint(0, 64, LAYOUT.lattice, generator=g),
         audio=torch.randint(0, 16, (LAYOUT.audio_frames, 2), generator=g),
+        label=Text(ids=ids.flip(0) * shown, shown=shown),
+        streams={name: torch.randint(0, 64, LAYOUT.lattice, generator=g) for name in CONDITIONS},
+        seed=11,
         key="sample",
     )

@@ -8,12 +8,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from conftest import LAYOUT
 from PIL import Image
 
 from videopoet.cli import main
 from videopoet.commands.sample import COMMANDS
 from videopoet.data.bounce import Scene
-from videopoet.data.media import Media, read_media, write_media
+from videopoet.data.media import Media, read_audio, read_media, write_media
+from videopoet.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[1]
 TINY = str(Path(__file__).with_name("tiny.yaml"))
@@ -45,6 +47,27 @@ def picture(tmp_path_factory) -> Path:
     return path
 
 
+def test_a_command_takes_what_its_task_reads():
+    assert [command.task for command in COMMANDS] == list(TASKS)
+    for command in COMMANDS:
+        reads = set(TASKS[command.task].reads(LAYOUT))
+        assert command.prompt == bool(reads & {"text", "label"}), command.task
+        assert command.image == ("image" in reads), command.task
+        assert command.video == bool(reads - {"text", "label", "image", "audio"}), command.task
+        assert command.audio == ("audio" in reads and not command.video), command.task
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if name not in ("text-to-video", "text-to-image",
+                         "image-to-video", "frame-prediction", "video-to-audio")])  # fmt: skip
+def test_the_shipped_model_refuses_what_it_was_not_trained_for(task, clip, picture, tmp_path, capsys):
+    command = next(c for c in COMMANDS if c.task == task)
+    given = ["--prompt", PROMPT] * command.prompt + ["--image", picture] * command.image
+    given += ["--video", clip] * command.video + ["--audio", clip] * command.audio
+    line = fails(capsys, "sample", task, *given, "--out", tmp_path / "x.mp4")
+    assert f"this model was not trained for {task}, only for text-to-video" in line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=[c.task for c in COMMANDS])
 def test_every_task_has_a_command_and_a_script_with_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
@@ -63,9 +86,8 @@ def test_a_script_runs(tmp_path, shipped):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[c.task for c in COMMANDS])
 def test_every_task_writes_its_file(command, shipped, clip, picture, tmp_path, capsys):
-    given = (
-        ["--prompt", PROMPT] * command.prompt + ["--image", picture] * command.image + ["--video", clip] * command.video
-    )
+    given = ["--prompt", PROMPT] * command.prompt + ["--image", picture] * command.image
+    given += ["--video", clip] * command.video + ["--audio", clip] * command.audio
     out = tmp_path / f"x{command.suffix}"
     main([str(a) for a in ("sample", command.task, *given, "--out", out, "--model", shipped, "--top-k", 5)])
     assert str(out) in capsys.readouterr().out
@@ -73,8 +95,11 @@ def test_every_task_writes_its_file(command, shipped, clip, picture, tmp_path, c
     if command.suffix == ".png":
         assert Image.open(out).size == (16, 16)
         return
-    media = read_media(out)
-    assert media.video.shape == (25 if command.task == "frame-prediction" else 17, 16, 16, 3)
+    if command.task == "denoise-audio":  # nothing to see
+        assert read_audio(out).audio.shape[1] >= 34000
+        return
+    media, past = read_media(out), LAYOUT.frames_of(TASKS[command.task].past(LAYOUT))
+    assert media.video.shape == (34 - past if past else 17, 16, 16, 3)
     with av.open(str(out)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")

@@ -9,6 +9,8 @@ import yaml
 from videopoet import component
 from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardWriter
+from videopoet.tasks.audio_order import Delayed
+from videopoet.tasks.base import read_layout
 from videopoet.training.cli import fit
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +38,10 @@ def shrink(config: dict) -> list[str]:
         overrides += [f"{TOKENIZER}.{side}.init_args.{value}" for side in ("encoder", "decoder") for value in small]
     if "perceptual" in arguments.get("loss", {}).get("init_args", {}):  # needs weights from elsewhere
         overrides.append("--model.init_args.loss=videopoet.tokenizers.visual.losses.PixelLoss")
-    if "adversarial" in arguments:
+    if tokenizer.get("num_filters", 0) >= 32:  # a codec, on the tests' sounds at 16 kHz
+        overrides += [f"{TOKENIZER}.num_filters=4", f"{TOKENIZER}.sample_rate=16000", "--model.init_args.segment=16000"]
+        overrides.append("--model.init_args.adversarial.init_args.discriminator.init_args.channels=2")
+    elif "adversarial" in arguments and "encoder" in tokenizer:
         discriminator = "--model.init_args.adversarial.init_args.discriminator.init_args"
         overrides += [f"{discriminator}.size=[16,16]", f"{discriminator}.channels=4"]
     return overrides
@@ -92,6 +97,21 @@ def test_config_takes_a_step(path, world, world_tokens, tokens, shipped, text_mo
     trainer = fit([*files, *overlay]).trainer
     assert trainer.global_step == 1
     assert np.isfinite(float(trainer.callback_metrics["train/loss"]))
+
+
+def test_the_order_of_sound_is_a_value_in_yaml(tokens, shipped, text_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = {
+        "tokens": tokens,
+        "validation_tokens": "null",
+        "tokenizers": f"{{visual: {shipped}/visual.safetensors, audio: {shipped}/audio.safetensors}}",
+        "tokens_per_batch": 200,
+        "audio_order": "{class_path: videopoet.tasks.audio_order.Delayed, init_args: {delay: 2}}",
+    }
+    overlay = [f"--data.init_args.{name}={value}" for name, value in data.items()]
+    overlay.append(f"--model.init_args.model.init_args.text_encoder.init_args.sentencepiece={text_model}")
+    module = fit(["-c", str(ROOT / "configs/demo/lm.yaml"), "-c", TINY, *overlay]).model
+    assert read_layout(module.metadata["layout"]).audio_order == Delayed(delay=2)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[str(p.relative_to(ROOT)) for p in CONFIGS])

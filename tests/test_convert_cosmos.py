@@ -212,7 +212,7 @@ def test_it_is_causal_and_an_image_is_the_first_frame(tool, state, tmp_path):
     assert torch.allclose(a[:, :, :2], b[:, :, :2], atol=1e-5) and not torch.allclose(a[:, :, 2], b[:, :, 2], atol=1e-2)
     assert torch.allclose(tokenizer.latents(clip[:, :, :1]), a[:, :, :1], atol=1e-5)
     with pytest.raises(ValueError, match="cannot stream"):
-        from videopoet.tokenizers.visual.streaming import Stream
+        from videopoet.tokenizers.streaming import Stream
 
         tokenizer.encode(clip, Stream())
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from videopoet import component
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
-from videopoet.tokenizers.visual.streaming import Stream
 
 ROOT = Path(__file__).parents[1]
 BITS, CHANNELS, MULTIPLIERS = 6, 32, (1, 2, 2)  # the second step halves time, by their rule

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import AUDIO, LAYOUT
 
 from videopoet import component
 from videopoet.data.bounce import Scene
@@ -13,48 +14,77 @@ from videopoet.data.media import Media
 from videopoet.evaluation.prefix import compare
 from videopoet.pipeline import DEFAULT_DRAW, TASKS, VideoPoet
 from videopoet.sampling.request import Request
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
 SCENE = Scene.sample(5)
 
 
 def request_of(task: str) -> Request:
-    clip = SCENE.render(17, 8, 32)
-    return {
-        "text-to-video": Request(prompt="a red circle"),
-        "text-to-image": Request(prompt="a red circle"),
-        "image-to-video": Request(prompt="a red circle", image=clip[0]),
-        "frame-prediction": Request(video=Media(video=clip[:9], fps=8.0)),
-        "video-to-audio": Request(video=Media(video=clip, fps=8.0)),
-    }[task]
+    """A request with everything that the task reads, and nothing else; a past of 9 frames."""
+    clip, sound = SCENE.render(17, 8, 32), SCENE.sound(17, 8)[None]
+    reads = set(TASKS[task].reads(LAYOUT))
+    frames = 9 if TASKS[task].past(LAYOUT) else 17
+    audio = sound[:, : frames * 2000] if "audio" in reads else None
+    video = Media(video=clip[:frames], fps=8.0, audio=audio) if reads - {"text", "label", "image", "audio"} else None
+    return Request(
+        prompt="a red circle" if reads & {"text", "label"} else "",
+        image=clip[0] if "image" in reads else None,
+        video=video,
+        audio=Media(video=None, fps=8.0, audio=audio) if audio is not None and video is None else None,
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_makes_media_of_its_shape(poet, task):
     tokens = []
     media = poet.generate(task, [request_of(task)] * 2, progress=tokens.append)
+    given, spec = request_of(task), TASKS[task]
     frames = 1 if task == "text-to-image" else 17
-    assert [m.video.shape for m in media] == [(frames, 16, 16, 3)] * 2 and media[0].video.dtype == np.uint8
-    sounds = task in ("text-to-video", "image-to-video", "video-to-audio")
-    assert (media[0].audio is not None) == sounds
-    if sounds:
-        assert media[0].audio.shape == (1, 34000) and np.abs(media[0].audio).max() <= 1
+    if spec.past(LAYOUT):
+        frames = 9 + 17 - LAYOUT.frames_of(spec.past(LAYOUT))
+    if task == "denoise-audio":
+        assert media[0].video is None
+    else:
+        assert [m.video.shape for m in media] == [(frames, 16, 16, 3)] * 2 and media[0].video.dtype == np.uint8
+    heard = given.audio is not None or (given.video is not None and given.video.audio is not None)
+    assert (media[0].audio is not None) == ("audio" in spec.writes(LAYOUT) or heard)
+    if media[0].audio is not None:
+        assert media[0].audio.shape == (1, frames * 2000) and np.abs(media[0].audio).max() <= 1
     assert sum(tokens) > 0 and sum(tokens) % 2 == 0
+
+
+OTHER_CODECS = {
+    "sound at 24000 Hz, 16000 are needed": {"sample_rate": 24000},
+    "levels: 3 codes a frame, 2 are needed": {"levels": 3},
+    "codebooks of 32 codes, 16 are needed": {"codebook_size": 32},
+    r"makes 42 frames of a clip \(hop 800\), 21 are needed": {"ratios": [8, 5, 5, 4]},
+    "the audio tokenizer [0-9a-f]{16}, the one given is other": {},
+}
+
+
+@pytest.mark.parametrize("message", OTHER_CODECS)
+def test_a_codec_of_another_geometry_is_an_error_with_both_numbers(poet, message):
+    spec = AUDIO | {"init_args": AUDIO["init_args"] | OTHER_CODECS[message]}
+    audio = component.instantiate(spec).eval()
+    audio.fingerprint = "other"
+    with pytest.raises(ValueError, match=message):
+        VideoPoet(poet.visual, audio, poet.model)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_seed_reproduces_and_rows_are_independent(poet, task):
     request = request_of(task)
     drawn = [
-        poet._draw(poet.tasks[task], rows, DEFAULT_DRAW, seed, None)
+        poet._draw(poet.tasks[task], poet._examples(poet.tasks[task], rows), DEFAULT_DRAW, seed, None)
         for rows, seed in (([request] * 2, 4), ([request], 5))
     ]
     assert all(torch.equal(ids[1], drawn[1][modality][0]) for modality, ids in drawn[0].items())
     both = poet.generate(task, [request, request], seed=4)
     second = poet.generate(task, [request], seed=5)[0]
-    difference = np.abs(both[1].video.astype(int) - second.video)
-    assert difference.max() <= 1, "same tokens, decoded alone and in a batch"
+    if second.video is not None:
+        difference = np.abs(both[1].video.astype(int) - second.video)
+        assert difference.max() <= 1, "same tokens, decoded alone and in a batch"
     if second.audio is not None:
         np.testing.assert_allclose(both[1].audio, second.audio, atol=1e-5)
 
@@ -184,5 +214,5 @@ def test_misfits_are_refused_in_one_line(shipped, tmp_path):
         with pytest.raises(ValueError, match=message) as caught:
             component.load(path)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="holds a VideoTokenizer, expected a AudioTokenizer"):
+    with pytest.raises(ValueError, match="holds VideoTokenizer, AudioTokenizer is needed"):
         component.load(shipped / "visual.safetensors", AudioTokenizer)

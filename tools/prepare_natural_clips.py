@@ -15,10 +15,8 @@ hold a change of shot. Clips are re-encoded once by H.264 at crf 8. Do not redis
 """
 
 import argparse
-import importlib.metadata
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +27,7 @@ import numpy as np
 from videopoet.commands.safely import run_safely
 from videopoet.data.files import whole_or_nothing
 from videopoet.data.media import Media, read_image, read_media, write_media
+from videopoet.data.packages import find_files, package_files
 from videopoet.data.progress import bar
 from videopoet.data.transforms import ResizeCrop
 
@@ -115,24 +114,7 @@ class Cut:
 
 def find(source: Source, folders: list[Path]) -> Path | None:
     """The file of `source` in its installed package, or in one of the unpacked `folders`; None if it is in neither."""
-    for file in _files(source.package):
-        if str(file).endswith(source.path):
-            # A wheel's data files are listed relative to site-packages but may lie under another prefix.
-            places = (
-                Path(file.locate()),
-                Path(file.dist.locate_file("")) / str(file).lstrip("./"),
-                Path(sys.prefix) / source.path,
-            )
-            return next((place.resolve() for place in places if place.is_file()), None)
-    found = (path for folder in folders for path in sorted(folder.rglob(Path(source.path).name)))
-    return next((path for path in found if path.as_posix().endswith(source.path)), None)
-
-
-def _files(package: str) -> list:
-    try:
-        return list(importlib.metadata.distribution(package).files or ())
-    except importlib.metadata.PackageNotFoundError:
-        return []
+    return next(iter(find_files(source.package, re.escape(source.path), folders)), None)
 
 
 def generated_sources() -> list[tuple[Source, Path]]:
@@ -140,11 +122,13 @@ def generated_sources() -> list[tuple[Source, Path]]:
     from PIL import Image
 
     prompts = {
-        Path(str(file)).stem: Path(file.locate()) for file in _files(PROMPTS["package"]) if file.suffix == ".json"
+        Path(str(file)).stem: Path(file.locate())
+        for file in package_files(PROMPTS["package"])
+        if file.suffix == ".json"
     }
     found: dict[str, tuple[Source, Path]] = {}
     for part in GENERATED:
-        for file in _files(part["package"]):
+        for file in package_files(part["package"]):
             path = Path(file.locate())
             if file.suffix != ".webp" or file.stem in found or not path.is_file():
                 continue

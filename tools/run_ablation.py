@@ -5,8 +5,9 @@
     python tools/run_ablation.py table5a --quick          # a few steps on scenes of the built-in world
 
 A row is configs/ablation/TABLE_*.yaml laid over configs/ablation/base.yaml; all rows see the same clips in the same order
-for the same number of steps. Validation clips choose nothing. Rows that are done are kept in --out/TABLE.jsonl: a run
-that was cut off goes on with what is missing.
+for the same number of steps. Validation clips choose nothing. Rows that are done are kept in --out (numbers in
+TABLE.jsonl, tokenizers as ROW.safetensors): a run that was cut off goes on with what is missing. TABLE.png shows
+originals and what each row makes of them.
 """
 
 import argparse
@@ -15,8 +16,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
+from videopoet import component
 from videopoet.commands.corpus import positive
 from videopoet.commands.safely import run_safely
 from videopoet.commands.sample import best_device
@@ -28,10 +32,12 @@ from videopoet.data.transforms import video_to_float, video_to_uint8
 from videopoet.evaluation.reconstruction import compare
 from videopoet.evaluation.report import command, machine, markdown
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
+from videopoet.tokenizers.visual.padding import pad_to_lattice, trim
 from videopoet.training.cli import fit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablation"
 QUICK_STEPS, QUICK_CLIPS = 6, 16
+SHOWN = 8  # validation clips in the picture
 FIRST_VALIDATION_SEED = 1_000_000  # scenes apart from those of training
 
 
@@ -43,7 +49,7 @@ class Row:
     what: str  # first sentence of the config's header, as far as its first line goes
     settings: str
     parameters: int
-    bits: float  # per clip
+    bits: float  # per clip, or per image where the row trains on images alone
     psnr_rgb: float  # dB, mean over frames and clips
     ssim_luma: float  # mean over frames and clips
     codes_used: int
@@ -76,15 +82,21 @@ def run(a: argparse.Namespace) -> None:
     rows = []
     for number, path in enumerate(paths, 1):
         row = next((r for r in known if (r.config, r.settings) == (path.stem, settings)), None)
-        if row is None:
+        if row is None or not weights(a, row.config).is_file():
             print(f"[{number}/{len(paths)}] {path.stem}: {a.steps} steps", flush=True)
             row = train(path, settings, a)
             with file.open("a") as out:
                 out.write(json.dumps(asdict(row)) + "\n")
         rows.append(row)
     page = report(rows, a)
+    Image.fromarray(sheet(rows, a)).save(a.out / f"{a.table}.png")
     (a.out / f"{a.table}.md").write_text(page + "\n")
-    print(f"\n{page}\n\nin {a.out}: {file.name}, {a.table}.md")
+    print(f"\n{page}\n\nin {a.out}: {file.name}, {a.table}.md, {a.table}.png")
+
+
+def weights(a: argparse.Namespace, config: str) -> Path:
+    """Where a row's tokenizer is kept."""
+    return a.out / f"{config}.safetensors"
 
 
 def train(path: Path, settings: str, a: argparse.Namespace) -> Row:
@@ -108,8 +120,12 @@ def train(path: Path, settings: str, a: argparse.Namespace) -> Row:
     ])  # fmt: skip
     seconds = time.perf_counter() - start
     tokenizer = fitted.model.tokenizer.eval().to(best_device())
+    spec = fitted.config.fit.model.as_dict()["init_args"]["tokenizer"]
+    images = fitted.datamodule.image_batch_ratio == 1.0
+    facts = {"steps": a.steps, "images": images}
+    component.save(weights(a, path.stem), spec, tokenizer.state_dict(), facts, half=False)
     parameters = sum(p.numel() for p in tokenizer.parameters())
-    found = measure(tokenizer, a.validation, fitted.datamodule.num_frames or None)
+    found = measure(tokenizer, a.validation, 1 if images else fitted.datamodule.num_frames)
     what = path.read_text().splitlines()[0].removeprefix("# ").split(". ")[0]
     return Row(config=path.stem, what=what, settings=settings, parameters=parameters, seconds=seconds, **found)
 
@@ -132,15 +148,42 @@ def measure(tokenizer: VideoTokenizer, shards: Path, num_frames: int | None) -> 
     return means | {"codes_used": len(used), "bits": bits}
 
 
+@torch.inference_mode()
+def sheet(rows: list[Row], a: argparse.Namespace) -> np.ndarray:
+    """uint8 picture: a frame of some validation clips, originals above, then a line of each row.
+
+    The middle frame, or of rows that train on images alone the first, without the others.
+    """
+    reader = ShardReader(a.validation, "media")
+    indices = np.linspace(0, len(reader) - 1, min(SHOWN, len(reader))).astype(int)
+    videos = [Clip.from_record(reader[int(i)]).video for i in indices]
+    tokenizers = [component.load(weights(a, row.config), VideoTokenizer) for row in rows]
+    if tokenizers[0].metadata["images"]:
+        videos = [video[:1] for video in videos]
+    lines = [videos, *([rebuilt(tokenizer, video) for video in videos] for tokenizer in tokenizers)]
+    pictures = [np.concatenate([video[len(video) // 2] for video in line], 1) for line in lines]
+    return np.concatenate(pictures).repeat(2, 0).repeat(2, 1)
+
+
+def rebuilt(tokenizer: VideoTokenizer, video: np.ndarray) -> np.ndarray:
+    """uint8 (t, h, w, 3) -> what the tokenizer makes of it, frames that do not fill a window padded as in use."""
+    padded, size = pad_to_lattice(video_to_float(video)[None], tokenizer.stride, tokenizer.encoder.rule)
+    return video_to_uint8(trim(tokenizer.decode(tokenizer.encode(padded)), size))[0]
+
+
 def report(rows: list[Row], a: argparse.Namespace) -> str:
     """The table with what it takes to read it."""
-    columns = ["row", "what", "parameters", "bits per clip", "PSNR, dB", "SSIM (luma)", "codes used", "training, s"]
+    columns = ["row", "what", "parameters", "bits", "PSNR, dB", "SSIM (luma)", "codes used", "training, s"]
     lines = [
         [r.config, r.what, f"{r.parameters / 1e6:.2f} M", f"{r.bits:.0f}", f"{r.psnr_rgb:.2f}", f"{r.ssim_luma:.3f}",
          str(r.codes_used), f"{r.seconds:.0f}"] for r in rows
     ]  # fmt: skip
-    facts = (f"{a.steps} steps of {a.batch_size} clips each, small networks (configs/ablation/base.yaml), pixel losses, on "
+    losses = "pixel losses" + (
+        " and an adversary" if all("adversarial:" in p.read_text() for p in tables()[a.table]) else ""
+    )
+    facts = (f"{a.steps} steps of {a.batch_size} clips each, small networks (configs/ablation/base.yaml), {losses}, on "
              f"{len(ShardReader(a.train, 'media'))} clips; measured on {len(ShardReader(a.validation, 'media'))} others. "
+             "Bits are those of one clip, or of one image (a first frame) in tables of image tokenizers. "
              "Nothing here is a result of the papers.")  # fmt: skip
     quick = ["--quick: to see that it runs; not to be quoted"] if a.quick else []
     return "\n\n".join([facts, f"`{command()}`", machine(), *quick, markdown(columns, lines, left=2)])

@@ -29,7 +29,7 @@ from videopoet.evaluation.probe import accuracy_interval, majority_accuracy
 from videopoet.evaluation.report import command, machine, markdown
 from videopoet.pipeline import SHIPPED
 from videopoet.token_shards import tokenize_shards
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.training.cli import fit

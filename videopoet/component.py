@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-BUILDABLE = ("videopoet.tokenizers.", "videopoet.models.", "videopoet.tasks.")
+BUILDABLE = ("videopoet.tokenizers.", "videopoet.models.", "videopoet.tasks.", "videopoet.conditions.")
 FORMAT = "videopoet-component-1"
 SCALE = ".int8_scale"  # suffix of the tensor beside one stored in 8 bits
 
@@ -34,6 +35,15 @@ def instantiate(spec):
         return cls(**arguments)
     except (ImportError, AttributeError, AssertionError, TypeError) as error:
         raise ValueError(f"{spec['class_path']} cannot be built as the file says ({error})") from None
+
+
+def spec_of(value):
+    """Inverse of `instantiate` for frozen dataclasses of plain values and of each other."""
+    if is_dataclass(value):
+        cls = type(value)
+        arguments = {field.name: spec_of(getattr(value, field.name)) for field in fields(value) if field.init}
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+    return value
 
 
 def save(
@@ -83,7 +93,7 @@ def load(path: str | Path, expect: type[nn.Module] | None = None) -> nn.Module:
     header, state = _read(path)
     module = instantiate(json.loads(header["spec"]))
     if expect is not None and not isinstance(module, expect):
-        raise ValueError(f"{path} holds a {type(module).__name__}, expected a {expect.__name__}")
+        raise ValueError(f"{path} holds {type(module).__name__}, {expect.__name__} is needed")
     fit(module, state, str(path))
     module.metadata, module.fingerprint = json.loads(header["metadata"]), fingerprint(header["spec"], state)
     return module.eval()

@@ -9,32 +9,22 @@ import numpy as np
 import torch
 
 from videopoet import component
-from videopoet.data.media import Media, read_image, read_media
+from videopoet.conditions.shot import Condition, Shot
+from videopoet.data.media import Media, read_audio, read_image, read_media
 from videopoet.data.transforms import ResizeCrop, video_to_float, video_to_uint8
 from videopoet.models.token_lm import TokenLM
 from videopoet.sampling.autoregressive import generate
 from videopoet.sampling.request import Request
 from videopoet.sampling.rules import Draw, Guidance, Temperature
-from videopoet.tasks.base import Example, Task, read_layout
-from videopoet.tasks.frame_prediction import FramePrediction
-from videopoet.tasks.image_to_video import ImageToVideo
-from videopoet.tasks.text_to_video import TextToVideo
-from videopoet.tasks.video_to_audio import VideoToAudio
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tasks.audio_length import num_audio_frames, num_samples
+from videopoet.tasks.base import Example, Layout, Task, read_layout
+from videopoet.tasks.registry import TASKS
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.vocabulary import Modality
 
 #: The model that ships with the package.
 SHIPPED = Path(__file__).parent / "shipped"
-
-#: Names of the tasks, as in the mixture's YAML and on the command line.
-TASKS: dict[str, Task] = {
-    "text-to-video": TextToVideo(),
-    "text-to-image": TextToVideo(image=True),
-    "image-to-video": ImageToVideo(),
-    "frame-prediction": FramePrediction(),
-    "video-to-audio": VideoToAudio(),
-}
 
 DEFAULT_DRAW = Draw(filters=(Temperature(value=0.9),), guidance=Guidance(scale=2.0))
 ROWS = 64  # requests sampled at one time
@@ -62,15 +52,18 @@ class VideoPoet:
     def __init__(self, visual: VideoTokenizer, audio: AudioTokenizer, model: TokenLM):
         self.visual, self.audio, self.model = visual, audio, model
         facts = model.metadata
+        self.layout = read_layout(facts["layout"])
+        self.geometry = Geometry(**{k: facts[k] for k in ("frames", "fps", "height", "width", "sample_rate")})
+        check_audio(audio, self.layout, self.geometry)
         for name, tokenizer in (("visual", visual), ("audio", audio)):
             if facts["fingerprints"].get(name) != tokenizer.fingerprint:
                 raise ValueError(
                     f"the language model was trained on tokens of the {name} tokenizer "
                     f"{facts['fingerprints'].get(name)}, the one given is {tokenizer.fingerprint}: use files of one run"
                 )
-        self.layout = read_layout(facts["layout"])
-        self.geometry = Geometry(**{k: facts[k] for k in ("frames", "fps", "height", "width", "sample_rate")})
         self.tasks: dict[str, Task] = {name: component.instantiate(spec) for name, spec in facts["tasks"].items()}
+        streams = facts.get("streams", {})
+        self.streams: dict[str, Condition] = {name: component.instantiate(spec) for name, spec in streams.items()}
 
     @classmethod
     def from_pretrained(cls, folder: str | Path = SHIPPED) -> "VideoPoet":
@@ -102,8 +95,9 @@ class VideoPoet:
     ) -> list[Media]:
         """Make one media per request; request i draws from seed + i, alone or in a batch.
 
-        Text-to-image gives one frame; frame prediction the given video and the frames after it; video-to-audio the
-        given video with its sound. `progress` is called with the number of tokens each step made.
+        Text-to-image gives one frame. Tasks with a past (frame prediction, audio-visual continuation) give the given
+        video and what follows it. A given sound stays where none is made, and given pictures where none are made.
+        `progress` is called with the number of tokens each step made.
         Raises ValueError for an unknown or untrained task and for requests that lack what the task needs.
         """
         check_task(task, self.tasks)
@@ -112,56 +106,98 @@ class VideoPoet:
         media = []
         for start in range(0, len(requests), ROWS):
             rows = requests[start : start + ROWS]
-            ids = self._draw(self.tasks[task], rows, draw, seed + start, progress)
-            media += self._media(self.tasks[task], rows, ids)
+            fitted = self._fitted(self.tasks[task], rows)
+            examples = self._examples(fitted, rows)
+            ids = self._draw(fitted, examples, draw, seed + start, progress)
+            media += self._media(fitted, rows, examples, ids)
         return media
 
     def _draw(
-        self, task: Task, requests: list[Request], draw: Draw, seed: int, progress
+        self, task: Task, examples: list[Example], draw: Draw, seed: int, progress
     ) -> dict[Modality, torch.Tensor]:
-        blank = Example.blank(self.layout)
-        texts = self.model.text([request.prompt for request in requests])
         none = self.model.text([""])[0]
-        guided = "text" in task.needs(self.layout)
-        examples = [self._example(task, r, replace(blank, text=t)) for r, t in zip(requests, texts)]
+        guided = bool({"text", "label"} & set(task.reads(self.layout)))
         last = 0
 
         def advance(done: int, total: int) -> None:
             nonlocal last
             if progress:
-                progress((done - last) * len(requests))
+                progress((done - last) * len(examples))
             last = done
 
         return generate(
             self.model,
             [task.condition(example, self.layout) for example in examples],
-            [task.condition(replace(example, text=none), self.layout) for example in examples] if guided else (),
-            task.target(blank, self.layout),
+            [task.condition(replace(e, text=none, label=none), self.layout) for e in examples] if guided else (),
+            task.target(task.blank(self.layout), self.layout),
             self.layout.vocabulary,
             draw if guided else replace(draw, guidance=None),
             seed,
             advance,
         )
 
-    def _example(self, task: Task, request: Request, example: Example) -> Example:
-        """The given pixels as codes. Only what a task conditions on is encoded."""
-        if isinstance(task, ImageToVideo):
-            if request.image is None:
-                raise ValueError("image-to-video needs an image")
-            return replace(example, video=self._codes(self._fit(request.image[None])))
-        if isinstance(task, FramePrediction | VideoToAudio):
-            if request.video is None or request.video.video is None:
-                raise ValueError("this task needs a video")
-            past = isinstance(task, FramePrediction)
-            needed = 1 + (task.given - 1) * self.layout.frame_stride if past else self.geometry.frames
-            frames = self._fit(request.video.video)
-            if len(frames) < needed:
-                raise ValueError(
-                    f"the video has {len(frames)} frames at {self.geometry.fps:g} fps, {needed} are needed: "
-                    f"give at least {needed / self.geometry.fps:.2f} seconds"
-                )
-            return replace(example, video=self._codes(frames[-needed:] if past else frames[:needed]))
-        return example
+    def _fitted(self, task: Task, requests: list[Request]) -> Task:
+        """The task with the past that the shortest of the given videos has, where its past is variable."""
+        videos = [r.video.video for r in requests if r.video is not None and r.video.video is not None]
+        if not videos or not task.past(self.layout):
+            return task
+        return task.with_past(1 + (min(map(len, videos)) - 1) // self.layout.frame_stride)
+
+    def _examples(self, task: Task, requests: list[Request]) -> list[Example]:
+        """What is given, as codes: exactly what the task reads is encoded, anything else is blank."""
+        readers = {"image": self._read_image, "video": self._read_video, "audio": self._read_audio}
+        examples = []
+        for request, text in zip(requests, self.model.text([request.prompt for request in requests])):
+            example = replace(task.blank(self.layout), text=text, label=text)
+            for name in task.reads(self.layout):
+                if name in readers:
+                    example = readers[name](task, request, example)
+                elif name in example.streams:
+                    codes = self._codes(self._condition(name, request))
+                    example = replace(example, streams={**example.streams, name: codes})
+            examples.append(example)
+        return examples
+
+    def _read_image(self, task: Task, request: Request, example: Example) -> Example:
+        if request.image is None:
+            raise ValueError("this task needs an image: the first frame")
+        return replace(example, video=self._codes(self._fit(request.image[None])))
+
+    def _read_video(self, task: Task, request: Request, example: Example) -> Example:
+        return replace(example, video=self._codes(self._given_frames(task.past(self.layout), request)))
+
+    def _read_audio(self, task: Task, request: Request, example: Example) -> Example:
+        """The sound of the whole clip from its start, or of the past up to its end."""
+        sound, past = _sound_of(request), task.past(self.layout)
+        if sound is None:
+            raise ValueError("this task needs a sound: a sound file, or a video that has sound")
+        frames = self.layout.frames_of(past) or self.geometry.frames
+        start, samples = self._samples(len(request.video.video) - frames) if past else 0, self._samples(frames)
+        sound = sound[:, start : start + samples]
+        if sound.shape[1] < samples:
+            rate = self.geometry.sample_rate
+            raise ValueError(f"the sound lasts {sound.shape[1] / rate:.2f} s, {samples / rate:.2f} s are needed")
+        codes = self.audio.encode(torch.as_tensor(sound, dtype=torch.float32)[None].to(self.device))[0].cpu()
+        return replace(example, audio=codes[: self.layout.sound_of(past) or self.layout.audio_frames])
+
+    def _condition(self, name: str, request: Request) -> np.ndarray:
+        """The clip of a condition stream, made of the given video as it was made of the clips of the training."""
+        if name not in self.streams:
+            raise ValueError(f"this model does not say how its stream '{name}' is made: export it again")
+        return self.streams[name](Shot(video=self._given_frames(0, request), fps=self.geometry.fps))
+
+    def _given_frames(self, past: int, request: Request) -> np.ndarray:
+        """The frames of the first clip of the given video, or its last frames that make `past` latent frames."""
+        if request.video is None or request.video.video is None:
+            raise ValueError("this task needs a video")
+        frames = self._fit(request.video.video)
+        needed = self.layout.frames_of(past) or self.geometry.frames
+        if len(frames) < needed:
+            raise ValueError(
+                f"the video has {len(frames)} frames at {self.geometry.fps:g} fps, {needed} are needed: "
+                f"give at least {needed / self.geometry.fps:.2f} seconds"
+            )
+        return frames[-needed:] if past else frames[:needed]
 
     def _fit(self, video: np.ndarray) -> np.ndarray:
         return ResizeCrop(height=self.geometry.height, width=self.geometry.width)(video)
@@ -169,43 +205,37 @@ class VideoPoet:
     def _codes(self, video: np.ndarray) -> torch.Tensor:
         return self.visual.encode(video_to_float(video)[None].to(self.device))[0].cpu()
 
+    def _samples(self, frames: int) -> int:
+        """Audio samples under so many frames."""
+        return num_samples(frames, self.geometry.fps, self.geometry.sample_rate)
+
     @torch.inference_mode()
-    def _media(self, task: Task, requests: list[Request], ids: dict[Modality, torch.Tensor]) -> list[Media]:
-        audio = [None] * len(requests)
-        if Modality.AUDIO in ids:
-            samples = round(self.geometry.frames / self.geometry.fps * self.geometry.sample_rate)
-            sound = self.audio.decode(self.layout.audio_codes(ids[Modality.AUDIO])).float().cpu().numpy()
-            audio = list(np.pad(sound, ((0, 0), (0, 0), (0, samples - sound.shape[-1]))))
-        if Modality.VISUAL in ids:
-            codes = self.layout.visual_codes(ids[Modality.VISUAL])
-            videos = self._frames(task, requests, codes)
+    def _media(
+        self, task: Task, requests: list[Request], examples: list[Example], ids: dict[Modality, torch.Tensor]
+    ) -> list[Media]:
+        rows = [{modality: drawn[i].cpu() for modality, drawn in ids.items()} for i in range(len(requests))]
+        whole = [task.complete(example, row, self.layout) for example, row in zip(examples, rows)]
+        writes, past = task.writes(self.layout), self.layout.frames_of(task.past(self.layout))
+        videos = [None if r.video is None or r.video.video is None else self._fit(r.video.video) for r in requests]
+        if "video" in writes:
+            made = video_to_uint8(self.visual.decode(torch.stack([e.video for e in whole]).to(self.device)))[:, past:]
+            videos = [np.concatenate([v, m]) for v, m in zip(videos, made)] if past else list(made)
         else:
-            videos = [self._fit(request.video.video)[: self.geometry.frames] for request in requests]
-        geometry = self.geometry
-        if isinstance(task, FramePrediction):
-            audio = [self._given_sound(request.video, len(video)) for request, video in zip(requests, videos)]
-        return [
-            Media(video=video, fps=geometry.fps, audio=sound, sample_rate=geometry.sample_rate)
-            for video, sound in zip(videos, audio)
-        ]
+            videos = [None if video is None else video[: self.geometry.frames] for video in videos]
+        sounds = [_sound_of(request) for request in requests]
+        if "audio" in writes:
+            codes = torch.stack([example.audio for example in whole]).to(self.device)
+            made = self.audio.decode(codes).float().cpu().numpy()[:, :, self._samples(past) :]
+            sounds = [np.concatenate([s[:, : self._samples(len(v) - self.geometry.frames + past)], m], axis=1)
+                      for s, v, m in zip(sounds, videos, made)] if past else list(made)  # fmt: skip
+        return [self._lined_up(video, sound) for video, sound in zip(videos, sounds)]
 
-    def _given_sound(self, media: Media, frames: int) -> np.ndarray | None:
-        """The sound of the given video, then silence under the frames that were added."""
-        if media.audio is None:
-            return None
-        samples = round(frames / self.geometry.fps * self.geometry.sample_rate)
-        sound = media.audio[:, :samples]
-        return np.pad(sound, ((0, 0), (0, samples - sound.shape[1])))
-
-    def _frames(self, task: Task, requests: list[Request], codes: torch.Tensor) -> list[np.ndarray]:
-        """Codes -> uint8 frames. Predicted frames are decoded after the codes of the past and appended to the given."""
-        if not isinstance(task, FramePrediction):
-            return list(video_to_uint8(self.visual.decode(codes)))
-        blank = Example.blank(self.layout)
-        past = torch.stack([self._example(task, request, blank).video for request in requests]).to(codes.device)
-        made = video_to_uint8(self.visual.decode(torch.cat([past, codes], dim=1)))
-        new = made[:, 1 + (task.given - 1) * self.layout.frame_stride :]
-        return [np.concatenate([self._fit(r.video.video), frames]) for r, frames in zip(requests, new)]
+    def _lined_up(self, video: np.ndarray | None, sound: np.ndarray | None) -> Media:
+        """Pictures with the sound of their span: cut, or silence under the end."""
+        if sound is not None:
+            samples = self._samples(self.geometry.frames if video is None else len(video))
+            sound = np.pad(sound[:, :samples], ((0, 0), (0, max(0, samples - sound.shape[1]))))
+        return Media(video=video, fps=self.geometry.fps, audio=sound, sample_rate=self.geometry.sample_rate)
 
     @torch.inference_mode()
     def reconstruct(self, media: list[Media]) -> list[Media]:
@@ -226,11 +256,31 @@ class VideoPoet:
         size = ResizeCrop(height=self.geometry.height, width=self.geometry.width)
         return read_media(path, fps=self.geometry.fps, sample_rate=self.geometry.sample_rate, resize=size)
 
+    def read_audio(self, path: str | Path) -> Media:
+        """The sound of any file at the model's sample rate. Raises ValueError where there is none."""
+        if not Path(path).is_file():
+            raise ValueError(f"no file at {path}")
+        return read_audio(path, sample_rate=self.geometry.sample_rate)
+
     def read_image(self, path: str | Path) -> np.ndarray:
         """An image file as uint8 (h, w, 3). Raises ValueError where it cannot be read."""
         if not Path(path).is_file():
             raise ValueError(f"no file at {path}")
         return read_image(path)
+
+
+def check_audio(audio: AudioTokenizer, layout: Layout, geometry: Geometry) -> None:
+    """Raises ValueError, naming both numbers, where the tokenizer does not make the audio tokens of the layout."""
+    vocabulary = layout.vocabulary
+    audio.must_match(
+        sample_rate=geometry.sample_rate, levels=vocabulary.audio_levels, codebook_size=vocabulary.audio_codes
+    )
+    frames = num_audio_frames(geometry.frames, geometry.fps, geometry.sample_rate, audio.hop)
+    if layout.audio_frames not in (0, frames):
+        raise ValueError(
+            f"the audio tokenizer makes {frames} frames of a clip (hop {audio.hop}), {layout.audio_frames} are needed: "
+            "use the one of the same run"
+        )
 
 
 def check_request(request: Request) -> None:
@@ -242,11 +292,21 @@ def check_request(request: Request) -> None:
         raise ValueError("an image is an array uint8 (h, w, 3): read a file with poet.read_image(path)")
     if request.video is not None and not isinstance(request.video, Media):
         raise ValueError("a video is a Media: read a file with poet.read_video(path)")
+    if request.audio is not None and not isinstance(request.audio, Media):
+        raise ValueError("a sound is a Media: read a file with poet.read_audio(path)")
+
+
+def _sound_of(request: Request) -> np.ndarray | None:
+    """The given sound as one channel, float32 (1, s): a sound of its own, or that of the given video."""
+    for media in (request.audio, request.video):
+        if media is not None and media.audio is not None:
+            return np.asarray(media.audio, np.float32).mean(0, keepdims=True)
+    return None
 
 
 def check_task(task: str, trained: Iterable[str]) -> None:
     """Raises ValueError naming the nearest task for an unknown one, and the trained ones for an untrained one."""
-    if task not in TASKS:
+    if task not in TASKS and task not in trained:
         near = difflib.get_close_matches(task, TASKS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
         raise ValueError(f"no task '{task}': {hint}")

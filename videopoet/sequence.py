@@ -29,6 +29,8 @@ class Segment:
     predicted: whether the loss falls on these tokens.
     causal: whether each token opens a block of its own (sees only what stands before it) or shares its neighbours'.
     shown: bool (n,), false where the token is padding that no other position may see.
+    joined: whether positions count from the origin of the segment before, for streams of several runs, in place of a
+        new origin after it.
     """
 
     ids: Tensor
@@ -37,6 +39,7 @@ class Segment:
     shown: Tensor
     predicted: bool
     causal: bool
+    joined: bool = False
 
     @classmethod
     def given(cls, ids: Tensor, modality: Modality, position: Tensor | None = None, shown: Tensor | None = None):
@@ -94,11 +97,12 @@ class Sequence:
     @classmethod
     def whole(cls, segments: Many[Segment]) -> "Sequence":
         """Every token, unshifted: what sampling prefills. `targets[i]` is token i itself where it is predicted."""
-        origin, positions = 0.0, []
+        origin, end, positions = 0.0, 0.0, []
         for segment in segments:
+            origin = origin if segment.joined else end
             positions.append(segment.position + origin)
             if len(segment.ids):
-                origin = float(positions[-1].max()) + 1.0
+                end = max(end, float(positions[-1].max()) + 1.0)
         ids = torch.cat([s.ids for s in segments])
         predicted = torch.cat([torch.full_like(s.ids, s.predicted, dtype=torch.bool) for s in segments])
         return cls(
@@ -212,6 +216,11 @@ class Batch:
         earlier = self.block[:, None, :] <= self.block[:, :, None]
         same = self.document[:, None, :] == self.document[:, :, None]
         return (earlier & same)[:, None]
+
+    @property
+    def padding(self) -> Tensor:
+        """Share of the positions that stand for nothing, a scalar: empty text slots, and the ends of packed rows."""
+        return (self.document == 0).float().mean()
 
     def following(self) -> Tensor:
         """Modality int64 (b, n) of the token each position predicts: that of the position after it in its sequence."""

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from videopoet.data.media import stream_media, write_video
 from videopoet.data.transforms import ResizeCrop, video_to_float, video_to_uint8
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.token_file.container import Header, TokenReader, TokenWriter
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.tokenizers.visual.padding import Size, pad_to_lattice, padding_of
-from videopoet.tokenizers.visual.streaming import Stream
 from videopoet.tokenizers.visual.tiling import Tiles, decode_tiled, encode_tiled
 
 MOST_WHOLE = 512  # frames a tokenizer that cannot stream is given at once

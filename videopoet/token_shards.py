@@ -1,16 +1,20 @@
-"""Media shards -> token shards: every clip once through the tokenizers."""
+"""Media shards -> token shards: every clip once through the tokenizers, and so every clip made to be a condition."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from videopoet.component import spec_of
+from videopoet.conditions.shot import Condition, NotKnown, Shot
 from videopoet.data.progress import bar
 from videopoet.data.schema import MediaManifest, TokenManifest
 from videopoet.data.shards import ShardReader, ShardWriter
 from videopoet.data.transforms import audio_to_float, video_to_float
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tasks.audio_length import num_audio_frames
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
 
@@ -25,25 +29,32 @@ def tokenize_shards(
     visual: VideoTokenizer,
     audio: AudioTokenizer,
     *,
+    conditions: Mapping[str, Condition] | None = None,
     batch_size: int = 32,
     samples_per_shard: int = 4096,
     overwrite: bool = False,
 ) -> TokenManifest:
     """Encode every clip of the media shards in `folder` and write token shards to `out`, whole or not at all.
 
-    Members per sample: `visual.npy` (t, h, w) and `audio.npy` (t, k) in the smallest unsigned type, captions in `json`.
-    The manifest carries the tokenizers' fingerprints, and `audio_frames` 0 where no clip has sound. Raises ValueError
-    where a tokenizer does not fit the clips.
+    Members per sample: `visual.npy` (t, h, w) and `audio.npy` (t, k) in the smallest unsigned type, captions in `json`,
+    and `NAME.npy` (t, h, w) of every condition that can be made of the clip. The manifest carries the tokenizers'
+    fingerprints and how each stream is made, and `audio_frames` 0 where no clip has sound. Raises ValueError where a
+    tokenizer or a condition does not fit the clips.
     """
+    conditions = conditions or {}
     reader = ShardReader(folder, "media")
     manifest = token_manifest(reader.manifest, visual, audio)
+    manifest = replace(manifest, streams={name: spec_of(value) for name, value in conditions.items()})
     heard = False  # whether any clip has sound
     kinds = smallest_unsigned(visual.codebook_size), smallest_unsigned(audio.codebook_size)
     with ShardWriter(out, prefix="tokens", max_samples=samples_per_shard, overwrite=overwrite) as writer:
         with bar("clips", total=len(reader)) as advance:
             for start in range(0, len(reader), batch_size):
                 records = [reader[i] for i in range(start, min(start + batch_size, len(reader)))]
-                for record, fields in zip(records, _encode(records, visual, audio, kinds)):
+                encoded = _encode(records, visual, audio, kinds)
+                for name, condition in conditions.items():
+                    _encode_condition(name, condition, records, encoded, visual, manifest.fps, kinds[0])
+                for record, fields in zip(records, encoded):
                     heard |= "audio" in fields
                     writer.write(record["__key__"], {**fields, "json": record["json"]})
                 advance(len(records))
@@ -57,7 +68,6 @@ def token_manifest(media: MediaManifest, visual: VideoTokenizer, audio: AudioTok
             f"the clips' sound is at {media.sample_rate} Hz, the audio tokenizer takes {audio.sample_rate} Hz: "
             f"build the shards with --sample-rate {audio.sample_rate}"
         )
-    samples = round(media.frames / media.fps * media.sample_rate)
     return TokenManifest(
         fps=media.fps,
         frames=media.frames,
@@ -67,9 +77,10 @@ def token_manifest(media: MediaManifest, visual: VideoTokenizer, audio: AudioTok
         fingerprints={"visual": visual.fingerprint, "audio": audio.fingerprint},
         visual_lattice=visual.lattice(media.frames, media.height, media.width),
         visual_codebook_size=visual.codebook_size,
-        audio_frames=samples // audio.hop,
+        audio_frames=num_audio_frames(media.frames, media.fps, media.sample_rate, audio.hop),
         audio_levels=audio.levels,
         audio_codebook_size=audio.codebook_size,
+        audio_hop=audio.hop,
     )
 
 
@@ -84,3 +95,19 @@ def _encode(records: list[dict], visual: VideoTokenizer, audio: AudioTokenizer, 
         for i, codes in zip(heard, audio.encode(sound).cpu().numpy()):
             fields[i]["audio"] = codes.astype(kinds[1])
     return fields
+
+
+def _encode_condition(
+    name: str, condition: Condition, records: list[dict], fields: list[dict], visual: VideoTokenizer, fps: float, kind
+) -> None:
+    """Add the codes of the condition's clip to the fields of every clip that it can be made of."""
+    clips = {}
+    for i, record in enumerate(records):
+        try:
+            clips[i] = condition(Shot(video=record["video"], fps=fps, source=record["json"]["source"]))
+        except NotKnown:
+            continue
+    if clips:
+        video = torch.stack([video_to_float(clip) for clip in clips.values()]).to(next(visual.parameters()).device)
+        for i, codes in zip(clips, visual.encode(video).cpu().numpy()):
+            fields[i][name] = codes.astype(kind)

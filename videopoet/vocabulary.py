@@ -33,9 +33,25 @@ class Control(IntEnum):
     TASK_VIDEO = 32  # a video with its sound; text-to-image is its head
     TASK_CONTINUATION = 33  # the frames after the given ones
     TASK_AUDIO = 34  # the sound of a given video
+    TASK_PICTURES = 35  # a whole video without sound: painting, interpolation, stylization, audio to video, classes
+    TASK_CONTINUATION_WITH_SOUND = 36  # the frames and the sound after the given ones
+    TASK_SPANS = 37  # the hidden spans of a stream
+    MODE_R = 48  # regular denoising (UL2, §3.1.1)
+    MODE_S = 49  # sequential: the end of the stream is hidden
+    MODE_X = 50  # extreme: long spans or many
 
 
 NUM_CONTROL = 256
+SENTINELS = range(128, 256)  # mark the places of hidden spans
+
+
+def sentinel(span: int) -> int:
+    """The control id that stands for hidden span 0, 1, 2, ... of a stream.
+
+    There are 128. Of more spans the numbers start again: spans come in order and each sentinel has its span's
+    position, so equal ones can be told apart. (1,280 tokens with half of them in spans of 3 are 213 spans.)
+    """
+    return SENTINELS[span % len(SENTINELS)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from videopoet.data import media as media_module
 from videopoet.data.bounce import Scene
+from videopoet.data.channels import MIX_DOWN, EachChannel, MixDown
 from videopoet.data.media import Media, read_audio, read_image, read_media, stream_media, write_media
 from videopoet.data.transforms import ResizeCrop, audio_to_float, audio_to_int16, video_to_float, video_to_uint8
 
@@ -44,7 +45,7 @@ def test_sound_stays_with_the_picture_through_a_round_trip(tmp_path, fps, sample
     seconds = count / fps
     audio = tone(seconds, sample_rate, onset=seconds / 2, channels=2)
     write_media(tmp_path / "a.mp4", Media(video=numbered(count), fps=fps, audio=audio, sample_rate=sample_rate))
-    back = read_media(tmp_path / "a.mp4", sample_rate=sample_rate, mono=False)
+    back = read_media(tmp_path / "a.mp4", sample_rate=sample_rate, channels=EachChannel())
     assert back.fps == pytest.approx(fps, abs=0.01) and numbers(back.video) == list(range(count))
     assert back.audio.shape == (2, round(count / back.fps * sample_rate))
     assert onset(back.audio[0], sample_rate) == pytest.approx(seconds / 2, abs=0.002)
@@ -259,6 +260,34 @@ def test_low_frequency_channel_is_left_out_of_the_mix(tmp_path, codec):
     audio[0] = tone(1)
     path = write(tmp_path / "b.mkv", numbered(8), codec="ffv1", layout="5.1", audio_codec=codec, audio=audio)
     assert np.abs(read_media(path).audio).max() > 0.05
+
+
+def test_stereo_is_the_mean_or_both_channels(tmp_path):
+    audio = np.concatenate([tone(1), 0.5 * tone(1)])
+    audio[1, 8000:] = -audio[0, 8000:]
+    path = write(tmp_path / "a.mkv", numbered(8), codec="ffv1", layout="stereo", audio_codec="pcm_s16le", audio=audio)
+    mixed, kept = read_media(path), read_media(path, channels=EachChannel())
+    np.testing.assert_allclose(mixed.audio, audio.mean(0, keepdims=True), atol=1e-4)
+    assert np.abs(mixed.audio[0, 8000:]).max() < 1e-4, "opposite channels cancel"
+    np.testing.assert_allclose(kept.audio, audio, atol=1e-4)
+    assert MixDown() == MIX_DOWN and read_audio(path, channels=EachChannel()).audio.shape == (2, 16000)
+
+
+def test_samples_beyond_full_scale_are_clipped(tmp_path):
+    path = write(tmp_path / "a.mkv", numbered(8), codec="ffv1", audio_codec="pcm_f32le", audio=3 * tone(1))
+    for back in (read_media(path), read_audio(path)):
+        assert np.abs(back.audio).max() == 1.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(tmp_path, bad):
+    audio = tone(1)
+    audio[0, 9000] = bad
+    path = write(tmp_path / "a.mkv", numbered(8), codec="ffv1", audio_codec="pcm_f32le", audio=audio)
+    for read in (read_media, read_audio):
+        with pytest.raises(ValueError, match="NaN or infinite") as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("source_rate", [8000, 22050, 48000])

@@ -6,13 +6,19 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import LAYOUT
+from conftest import EVERY_TASK, LAYOUT
 
-from videopoet.data.mixture import CYCLE, Mixture, MixtureDataModule, Schedule, Share, layout_of
+from videopoet import component
+from videopoet.conditions.registry import CONDITIONS
+from videopoet.data.batching import Packed
+from videopoet.data.labelled import BounceLabel
+from videopoet.data.mixture import Mixture, MixtureDataModule, layout_of
+from videopoet.data.packing import fill, trim
+from videopoet.data.schedule import CYCLE, BySamples, ByTokens, Schedule, Share
 from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardReader, ShardWriter
 from videopoet.pipeline import TASKS
-from videopoet.sequence import IGNORE
+from videopoet.sequence import IGNORE, Batch, Sequence
 from videopoet.tasks.base import Text
 from videopoet.vocabulary import Modality
 
@@ -21,6 +27,7 @@ SHARES = {name: Share(task=task, weight=w) for (name, task), w in zip(TASKS.item
 
 def tokenize(prompts):
     """Stands in for a text encoder: the id of each word is its length."""
+    prompts = [" ".join(prompt.split()[: LAYOUT.text_length - 1]) for prompt in prompts]
     texts = []
     for prompt in prompts:
         ids = torch.tensor([len(word) for word in prompt.split()] + [1])
@@ -75,7 +82,7 @@ def test_visits_count_up_one_by_one():
 def test_a_first_stage_has_its_own_weights_and_visits_go_on_counting():
     firsts = {"text-to-image": 3, "text-to-video": 1}
     shares = {name: dataclasses.replace(share, first_weight=firsts.get(name, 0)) for name, share in SHARES.items()}
-    schedule, seen = Schedule(shares, seed=3, first_steps=2 * CYCLE), Counter()
+    schedule, seen = Schedule(shares, seed=3, first_places=2 * CYCLE), Counter()
     for step in range(4 * CYCLE):
         name, visit = schedule(step)
         assert visit == seen[name]
@@ -86,7 +93,7 @@ def test_a_first_stage_has_its_own_weights_and_visits_go_on_counting():
     assert [schedule(step)[0] for step in range(200, 400)] == [alone(step)[0] for step in range(200, 400)]
     assert [Schedule(SHARES, 3, 200)(step) for step in range(400)] == [alone(step) for step in range(400)]
     only_later = {"a": Share(task=TASKS["frame-prediction"], first_weight=0)}
-    assert Schedule(only_later, 0, first_steps=100)(7) == ("a", 7)
+    assert Schedule(only_later, 0, first_places=100)(7) == ("a", 7)
     with pytest.raises(ValueError, match="first_steps is 250: the first stage is a multiple of 100"):
         Schedule(SHARES, 0, 250)
 
@@ -111,7 +118,7 @@ def test_ranks_agree_on_the_task_and_share_out_the_samples(tokens):
     for step in range(20):
         parts = [mixture(tokens, world_size=2, rank=rank)[step] for rank in (0, 1)]
         assert parts[0].task == parts[1].task
-        assert parts[0].inputs.shape == parts[1].inputs.shape == whole[step].inputs.shape
+        assert len(parts[0].inputs) == len(parts[1].inputs) == len(whole[step].inputs)
 
 
 def test_ranks_cover_every_sample_once(tokens):
@@ -130,7 +137,8 @@ def test_ranks_cover_every_sample_once(tokens):
 def test_tokens_per_batch_are_about_constant(tokens):
     schedule = mixture(tokens, tokens_per_batch=2000)
     for step in range(30):
-        assert 0.8 * 2000 < schedule[step].inputs.numel() <= 2000
+        batch = schedule[step]
+        assert 0.8 * 2000 < len(batch.inputs) * schedule.lengths[batch.task] <= 2000
 
 
 def test_nothing_is_padded_but_text_slots(tokens):
@@ -154,8 +162,9 @@ def test_text_belongs_to_its_sample(tokens):
 def test_a_silent_corpus_trains_on_what_needs_no_sound(tokens):
     reader = ShardReader(tokens, "tokens")
     layout = dataclasses.replace(layout_of(reader.manifest, LAYOUT.text_length), audio_frames=0)
-    silent = Mixture(reader, layout, tokenize, SHARES, seed=1, tokens_per_batch=300, drop_text=0.0)
-    assert set(silent.schedule.counts) == set(TASKS) - {"video-to-audio"}
+    with pytest.warns(UserWarning, match="left out.*video-to-audio needs audio"):
+        silent = Mixture(reader, layout, tokenize, SHARES, seed=1, tokens_per_batch=300, drop_text=0.0)
+    assert set(silent.schedule.counts) == set(SHARES) - {"video-to-audio"}
     assert all(Modality.AUDIO not in silent[step].modality for step in range(10))
 
 
@@ -164,3 +173,195 @@ def test_shards_of_other_tokenizers_are_refused(tokens, shipped):
     module.tokenize = tokenize
     with pytest.raises(ValueError, match=r"made by the visual tokenizer aa, the configured one is [0-9a-f]{16}: run"):
         module.metadata()
+
+
+# --- every task, every rank
+
+MIX = {name: Share(task=task, weight=4) for name, task in EVERY_TASK.items()}
+
+
+def whole(folder, **how) -> Mixture:
+    """All tasks over the world's tokens, which have every stream; the label is what the body does."""
+    reader = ShardReader(folder, "tokens")
+    layout = layout_of(reader.manifest, LAYOUT.text_length)
+    defaults = {"seed": 1, "tokens_per_batch": 400, "drop_text": 0.0, "label": BounceLabel()}
+    return Mixture(reader, layout, tokenize, MIX, **defaults | how)
+
+
+def test_every_task_is_trained_on_the_world(world_tokens):
+    """Every task gets steps; the batch of each has the task's head and samples that have what it needs."""
+    mixed, seen = whole(world_tokens), {}
+    for step in range(CYCLE):
+        batch = mixed[step]
+        seen.setdefault(batch.task, batch)
+    assert set(seen) == set(MIX)
+    for name, batch in seen.items():
+        head = MIX[name].task.condition(MIX[name].task.blank(LAYOUT), LAYOUT)[0].ids
+        assert (batch.inputs[:, : len(head)] == head).all(), name
+        assert len(batch.inputs) == mixed.batch_sizes[name]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_out_what_one_rank_would_train_on(world_tokens, world_size):
+    """Same task on all ranks at every step, on any number of ranks; place p of a task is the same sequence everywhere."""
+    alone = whole(world_tokens)
+    ranks = [whole(world_tokens, world_size=world_size, rank=rank) for rank in range(world_size)]
+    for step in (*range(8), 250):
+        name, visit = alone.schedule(step)
+        assert {rank.schedule(step) for rank in ranks} == {(name, visit)}
+        size = alone.batch_sizes[name]
+        for r, rank in enumerate(ranks):
+            batch = rank[step]
+            places = range((visit * world_size + r) * size, (visit * world_size + r + 1) * size)
+            expected = [alone.sequence(name, place) for place in places]
+            assert batch.task == name and len(batch.inputs) == size
+            for row, sequence in zip(range(size), expected):
+                shown = batch.document[row] > 0
+                assert torch.equal(batch.inputs[row][shown], sequence.inputs[sequence.shown])
+                assert torch.equal(batch.position[row][shown], sequence.position[sequence.shown])
+
+
+def test_a_variable_past_and_spans_change_from_sample_to_sample(world_tokens):
+    mixed = whole(world_tokens)
+    pasts = {int((mixed.sequence("variable-past", p).block == 0).sum()) for p in range(40)}
+    assert len(pasts) == 4, "1 to 4 latent frames"
+    assert len({tuple(mixed.sequence("denoise-r", p).modality.tolist()) for p in range(12)}) > 6
+    assert len({len(mixed.sequence("denoise-r", p)) for p in range(12)}) == 1
+
+
+def test_weights_are_shares_of_tokens_or_of_samples(tokens):
+    two = {name: Share(task=TASKS[name], weight=1) for name in ("text-to-video", "text-to-image")}
+    reader = ShardReader(tokens, "tokens")
+    how = {"seed": 1, "tokens_per_batch": 3000, "drop_text": 0.0}
+    for weigh, expected in ((ByTokens(), lambda m: 50), (BySamples(), None)):
+        mixed = Mixture(reader, LAYOUT, tokenize, two, weigh=weigh, **how)
+        counts, sizes = mixed.schedule.counts, mixed.batch_sizes
+        if expected:
+            assert counts == {"text-to-video": 50, "text-to-image": 50}
+        else:
+            samples = [counts[name] * sizes[name] for name in two]
+            assert abs(samples[0] / sum(samples) - 0.5) < 0.03 and sizes["text-to-image"] > 2 * sizes["text-to-video"]
+
+
+def test_a_weight_too_small_to_be_dealt_is_refused():
+    shares = {"a": Share(task=TASKS["frame-prediction"], weight=1000), "b": Share(task=TASKS["text-to-video"])}
+    with pytest.raises(ValueError, match=r"b would never be trained: 0\.10 of 100 places"):
+        Schedule(shares, 0)
+
+
+def test_tasks_without_their_streams_are_left_out_by_name(tokens):
+    """These shards have no streams and no label is configured: what needs them is left out, the rest is trained."""
+    reader = ShardReader(tokens, "tokens")
+    with pytest.warns(UserWarning, match="inpainting-central needs inpainting_central.*class-to-video needs label"):
+        mixed = Mixture(reader, LAYOUT, tokenize, MIX, seed=1, tokens_per_batch=400, drop_text=0.0)
+    left = {name for name in MIX if set(MIX[name].task.needs(LAYOUT)) <= {"text", "video", "audio"}}
+    assert set(mixed.schedule.counts) == left and 0 < len(left) < len(MIX)
+    only = {"inpainting-central": MIX["inpainting-central"]}
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no task of the mixture can be trained"):
+        Mixture(reader, LAYOUT, tokenize, only, seed=1, tokens_per_batch=400, drop_text=0.0)
+
+
+def test_metadata_says_how_streams_are_made(world_tokens, shipped):
+    files = {name: str(shipped / f"{name}.safetensors") for name in ("visual", "audio")}
+    some = {name: MIX[name] for name in ("inpainting-central", "text-to-video", "stylization")}
+    module = MixtureDataModule(str(world_tokens), some, files)
+    module.tokenize = tokenize
+    facts = module.metadata()
+    assert set(facts["streams"]) == {"inpainting_central", "flow_depth"} and set(facts["tasks"]) == set(some)
+    assert component.instantiate(facts["streams"]["flow_depth"]) == CONDITIONS["flow_depth"]
+
+
+# --- padding
+
+
+def test_padding_of_the_whole_mixture_is_small(world_tokens):
+    """At the demo's proportions (28 text slots, captions of 11 to 20 pieces) under alternating gradient descent."""
+    reader = ShardReader(world_tokens, "tokens")
+    lattice = dataclasses.replace(LAYOUT, text_length=28)
+
+    def pieces(prompts):
+        return [dataclasses.replace(t, ids=t.ids[:28], shown=torch.arange(28) < 2 + len(p.split()))
+                for t, p in zip(tokenize(prompts), prompts)]  # fmt: skip
+
+    big = BigLattice(reader)
+    layout = dataclasses.replace(lattice, lattice=(5, 8, 8), audio_frames=53)
+    mixed = Mixture(big, layout, pieces, MIX, seed=1, tokens_per_batch=4000, drop_text=0.1, label=BounceLabel())
+    batches = [mixed[step] for step in range(CYCLE)]
+    empty = sum(int((b.document == 0).sum()) for b in batches) / sum(b.inputs.numel() for b in batches)
+    assert 0 < empty < 0.02
+    for batch in batches:
+        assert ((batch.document == 0) <= (batch.modality == Modality.TEXT)).all(), "only text slots are ever empty"
+        assert float(batch.padding) == pytest.approx(float((batch.document == 0).float().mean()))
+        assert (batch.document > 0).any(0).all(), "no place is empty in every row"
+
+
+class BigLattice:
+    """The captions of a reader with codes of another size."""
+
+    def __init__(self, reader):
+        self.reader, self.folder, self.manifest = reader, reader.folder, reader.manifest
+
+    def __len__(self):
+        return len(self.reader)
+
+    def having(self, field):
+        return self.reader.having(field)
+
+    def read(self, index, fields=None):
+        record = self.reader.read(index, fields)
+        grids = {name: np.zeros((5, 8, 8), np.int64) for name in record if name not in ("__key__", "json", "audio")}
+        return record | grids | ({"audio": np.zeros((53, 2), np.int64)} if "audio" in record else {})
+
+
+def test_trimming_changes_nothing_that_is_shown(world_tokens):
+    mixed = whole(world_tokens)
+    sequences = [mixed.sequence("text-to-image", place) for place in range(5)]
+    trimmed = trim(sequences)
+    assert len(trimmed[0]) < len(sequences[0])
+    for before, after in zip(sequences, trimmed):
+        for field in dataclasses.fields(Sequence):
+            assert torch.equal(getattr(before, field.name)[before.shown], getattr(after, field.name)[after.shown])
+
+
+# --- packing
+
+
+def test_rows_are_filled():
+    assert fill([5, 4, 3, 3], 8, 2) == [[0, 2], [1, 3]]
+    assert fill([9, 8], 8, 1) == [[1]], "what does not fit is left out"
+
+
+def test_packed_rows_are_a_pure_function_and_nearly_full(world_tokens):
+    reader = ShardReader(world_tokens, "tokens")
+    how = {
+        "seed": 1,
+        "tokens_per_batch": 1200,
+        "drop_text": 0.0,
+        "batching": Packed(length=200),
+        "label": BounceLabel(),
+    }
+    mixed, again = (Mixture(reader, LAYOUT, tokenize, MIX, **how) for _ in range(2))
+    for step in (0, 3):
+        batch = mixed[step]
+        assert batch.inputs.shape == (6, 200) and torch.equal(batch.inputs, again[step].inputs)
+        assert float(batch.padding) < 0.06 and int(batch.document.max()) > 1
+    ranks = [Mixture(reader, LAYOUT, tokenize, MIX, **how, world_size=2, rank=rank) for rank in (0, 1)]
+    assert not torch.equal(ranks[0][0].inputs, ranks[1][0].inputs)
+    with pytest.raises(ValueError, match=r"rows hold 50 tokens, .* take longer rows"):
+        Mixture(reader, LAYOUT, tokenize, MIX, **how | {"batching": Packed(length=50)})
+
+
+def test_packed_documents_see_themselves_alone(world_tokens):
+    mixed = whole(world_tokens)
+    sequences = [mixed.sequence(name, 0) for name in ("denoise-r", "frame-prediction", "audio-to-video")]
+    batch, start = Batch.pack([sequences], 200), 0
+    mask = batch.attention()[0, 0]
+    for number, sequence in enumerate(sequences, 1):
+        here = slice(start, start + len(sequence))
+        assert (batch.document[0, here] == number).all()
+        assert torch.equal(mask[here, here], Batch.of([sequence]).attention()[0, 0])
+        assert not mask[here, here.stop :].any() and not mask[here, :start].any()
+        start += len(sequence)
+    assert (batch.document[0, start:] == 0).all() and (batch.targets[0, start:] == IGNORE).all()
+    with pytest.raises(ValueError, match="pack fewer"):
+        Batch.pack([sequences], 100)

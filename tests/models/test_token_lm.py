@@ -1,8 +1,11 @@
 """The network: no leakage, cached decoding equals the full forward, factorised and flat loss and sampling agree."""
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 import torch
-from conftest import FACTORED, FLAT, LAYOUT, VOCABULARY, lm_spec
+from conftest import EVERY_TASK, FACTORED, FLAT, LAYOUT, VOCABULARY, lm_spec
 
 from videopoet import component
 from videopoet.models.attend import plan_attention
@@ -10,10 +13,9 @@ from videopoet.pipeline import TASKS
 from videopoet.sampling.autoregressive import generate
 from videopoet.sampling.rules import Draw, Guidance, Temperature, TopK, TopP
 from videopoet.sequence import Batch, Sequence
-from videopoet.tasks.base import Example
 from videopoet.vocabulary import Modality
 
-ALL_TASKS = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+ALL_TASKS = pytest.mark.parametrize("task", EVERY_TASK.values(), ids=EVERY_TASK)
 
 
 @pytest.fixture(scope="module", params=[FACTORED, FLAT], ids=["factored", "flat"])
@@ -38,6 +40,43 @@ def test_no_leakage_from_later_tokens(model, task, example):
         (gradient,) = torch.autograd.grad(hidden[0, i].sum(), x, retain_graph=True)
         assert gradient[0, i + 1 :].abs().max() == 0
         assert gradient[0, 0].abs().max() > 0
+
+
+def by_length(example) -> list[list[Sequence]]:
+    """Sequences of different tasks, and of one task with different pasts and spans, that are as long as each other."""
+    groups: dict[tuple, list[Sequence]] = {}
+    for task in EVERY_TASK.values():
+        for seed in range(3):
+            sequence = Sequence.of(task.segments(replace(example, seed=seed), LAYOUT))
+            text = tuple((sequence.modality == Modality.TEXT).nonzero().flatten().tolist())
+            groups.setdefault((len(sequence), text), []).append(sequence)
+    return [group for group in groups.values() if len({tuple(s.modality.tolist()) for s in group}) > 1]
+
+
+def test_a_batch_of_mixed_rows_equals_one_by_one(model, example):
+    groups = by_length(example)
+    assert len(groups) >= 3
+    with torch.inference_mode():
+        for group in groups:
+            together, alone = Batch.of(group), [Batch.of([sequence]) for sequence in group]
+            shown = together.document > 0
+            hidden = torch.cat([model.hidden(one) for one in alone])
+            torch.testing.assert_close(model.hidden(together)[shown], hidden[shown], atol=1e-5, rtol=1e-4)
+            counts = torch.tensor([float((one.targets >= 0).sum()) for one in alone])
+            losses = torch.stack([model.loss(one).total for one in alone])
+            torch.testing.assert_close(model.loss(together).total, (losses * counts).sum() / counts.sum())
+
+
+@ALL_TASKS
+def test_nothing_that_is_made_reaches_the_condition(model, task, example):
+    """The states of the condition have zero gradient with respect to the target's inputs and to hidden positions."""
+    batch = batch_of(task, example)
+    x = model.embed(batch).detach().requires_grad_()
+    start = len(Sequence.whole(task.condition(example, LAYOUT)))
+    shown = batch.document[0, :start] > 0
+    (gradient,) = torch.autograd.grad(model.transformer(x, batch.position, batch.attention())[0, :start][shown].sum(), x)
+    assert gradient[0, start:].abs().max() == 0
+    assert (gradient[0, :start][~shown] == 0).all()
 
 
 def test_padding_is_invisible(model, example):
@@ -74,8 +113,8 @@ def run(model, task, examples, draw, seed=0):
     return generate(
         model,
         [task.condition(e, LAYOUT) for e in examples],
-        [task.condition(Example(text=none, video=e.video, audio=e.audio), LAYOUT) for e in examples],
-        task.target(Example.blank(LAYOUT), LAYOUT),
+        [task.condition(replace(e, text=none, label=none), LAYOUT) for e in examples],
+        task.target(replace(task.blank(LAYOUT), seed=examples[0].seed), LAYOUT),
         VOCABULARY,
         draw,
         seed,
@@ -86,12 +125,15 @@ def run(model, task, examples, draw, seed=0):
 def test_sampled_ids_are_legal_and_reproducible(model, task, example):
     draw = Draw(filters=(Temperature(value=0.8), TopK(k=9), TopP(p=0.9)))
     made = run(model, task, [example], draw)
-    lengths = {s.modality: len(s.ids) for s in task.target(example, LAYOUT) if s.predicted}
+    lengths = Counter()
+    for segment in task.target(example, LAYOUT):
+        lengths.update({segment.modality: len(segment.ids)} if segment.predicted else {})
     assert {m: ids.shape[1] for m, ids in made.items()} == lengths
     if Modality.VISUAL in made:
-        LAYOUT.visual_codes(made[Modality.VISUAL])
+        VOCABULARY.to_visual(made[Modality.VISUAL])
     if Modality.AUDIO in made:
-        LAYOUT.audio_codes(made[Modality.AUDIO])
+        whole = task.complete(example, {m: ids[0] for m, ids in made.items()}, LAYOUT)
+        assert whole.audio.shape == example.audio.shape
     again = run(model, task, [example], draw)
     assert all(torch.equal(again[m], made[m]) for m in made)
 

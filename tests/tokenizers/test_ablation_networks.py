@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.tokenizers.visual.cnn import EARLY_TEMPORAL, LATE_TEMPORAL, Decoder, Encoder
 from videopoet.tokenizers.visual.cvivit import CViViTDecoder, CViViTEncoder, WindowedDecoder, WindowedEncoder
@@ -24,7 +25,6 @@ from videopoet.tokenizers.visual.layers import (
 )
 from videopoet.tokenizers.visual.magvit3d import Magvit3DDecoder, Magvit3DEncoder
 from videopoet.tokenizers.visual.network import FIRST_FRAME_ALONE, WHOLE_WINDOWS
-from videopoet.tokenizers.visual.streaming import Stream
 
 SMALL = {"dimension": 6, "channels": 8, "multipliers": (1, 1, 2, 2), "num_blocks": 1}
 WINDOWED = {**SMALL, "temporal_depth": 1, "num_heads": 2}

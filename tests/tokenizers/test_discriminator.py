@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from videopoet.tokenizers.visual.discriminator import Conv3d, StyleGANDiscriminator, blur_pool
+from videopoet.tokenizers.visual.discriminator import (
+    BlurHalving,
+    Conv3d,
+    MeanHalving,
+    StyleGANDiscriminator,
+    blur_pool,
+)
+
+HALVINGS = [BlurHalving(), MeanHalving()]
 
 
 def small(**how) -> StyleGANDiscriminator:
@@ -38,6 +46,29 @@ def test_blur_pool_keeps_constants_and_calms_a_flicker():
     assert blur_pool(flicker)[:, :, 1:-1].abs().max() == 0  # subsampling alone would give all ones
 
 
+def test_the_mean_by_hand():
+    row = torch.tensor([0.0, 0, 8, 8, 6]).reshape(1, 1, 1, 1, 5)
+    assert MeanHalving()(row).flatten().tolist() == [0, 8, 6]
+    flicker = (torch.arange(16) % 4 // 2 * 2.0 - 1).reshape(1, 1, 16, 1, 1)  # - - + + - - + +
+    shifted = flicker.roll(1, 2)
+    change = {type(down): float((down(flicker) - down(shifted)).abs().max()) for down in HALVINGS}
+    assert change[BlurHalving] < change[MeanHalving] == 1
+
+
+@pytest.mark.parametrize("down", HALVINGS, ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("shape", [(4, 6, 8), (5, 7, 4), (1, 8, 5), (17, 1, 1)])
+def test_either_halving_rounds_up_and_keeps_constants(down, shape):
+    halved = down(torch.full((2, 3, *shape), 7.0))
+    assert halved.shape == (2, 3, *(-(-n // 2) for n in shape)) and (halved == 7).all()
+
+
+def test_halvings_differ_in_no_weight():
+    blur, mean = small(), small(down=MeanHalving())
+    mean.load_state_dict(blur.state_dict())
+    video = torch.randn(2, 3, 5, 16, 16)
+    assert not torch.allclose(blur(video), mean(video), atol=1e-4)
+
+
 def test_the_published_shape():
     with torch.device("meta"):
         network = StyleGANDiscriminator()
@@ -52,10 +83,11 @@ def test_the_published_shape():
         assert network(torch.empty(2, 3, 1, 128, 128)).shape == (2,)
 
 
+@pytest.mark.parametrize("down", HALVINGS, ids=lambda d: type(d).__name__)
 @pytest.mark.parametrize("frames", [1, 2, 5, 17])
-def test_every_pixel_of_every_frame_counts(frames):
+def test_every_pixel_of_every_frame_counts(frames, down):
     video = torch.randn(2, 3, frames, 16, 16, requires_grad=True)
-    small()(video).sum().backward()
+    small(down=down)(video).sum().backward()
     assert (video.grad.abs() > 0).all()
 
 
@@ -72,8 +104,9 @@ def test_a_single_frame_takes_the_middle_slice():
     torch.testing.assert_close(layer(image), whole, atol=1e-6, rtol=1e-5)
 
 
-def test_gradients_can_be_penalised():
-    network, video = small(), torch.randn(2, 3, 5, 16, 16, requires_grad=True)
+@pytest.mark.parametrize("down", HALVINGS, ids=lambda d: type(d).__name__)
+def test_gradients_can_be_penalised(down):
+    network, video = small(down=down), torch.randn(2, 3, 5, 16, 16, requires_grad=True)
     (slope,) = torch.autograd.grad(network(video).sum(), video, create_graph=True)
     slope.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.conv_in.parameters() if p.ndim > 1)

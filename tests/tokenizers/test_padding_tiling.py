@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.tokenizers.visual.cnn import Decoder, Encoder
 from videopoet.tokenizers.visual.network import WHOLE_WINDOWS
 from videopoet.tokenizers.visual.padding import Size, pad_to_lattice, padding_of, trim
-from videopoet.tokenizers.visual.streaming import Stream
 from videopoet.tokenizers.visual.tiling import Tiles, decode_tiled, encode_tiled, owned, ramp, seam_error, spans
 
 STRIDES = ((2, 2, 2), (2, 1, 1))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
+from videopoet.tokenizers.quantizers.residual import QuantizerDropout, ResidualVectorQuantizer
 from videopoet.tokenizers.quantizers.vector import VectorQuantizer
 
 STEPS = 3
@@ -17,6 +18,9 @@ CASES = {
     "joint": lambda: LookupFreeQuantizer(6, temperature=1.0),
     "grouped": lambda: LookupFreeQuantizer(6, temperature=1.0, bits_per_group=4),
     "vector": lambda: VectorQuantizer(12, 6, decay=0.8, dead_code_usage=0.9, kmeans_steps=3),
+    "residual": lambda: ResidualVectorQuantizer(
+        6, levels=3, size=12, decay=0.8, dead_code_usage=0.9, dropout=QuantizerDropout(levels=(2,))
+    ),
     "sparse": lambda: VectorQuantizer(200, 6, decay=0.8, code_dimension=4, normalize=True, kmeans_steps=0),
 }
 
@@ -86,8 +90,9 @@ def test_two_processes_equal_one_with_the_joint_batch(two_processes, name):
         else:
             assert torch.equal(first[key], second[key]), key
             torch.testing.assert_close(first[key], value, atol=2e-6, rtol=1e-5)
-    if name == "vector":
-        assert any(whole[f"reborn {step}"] > 0 for step in range(STEPS)), "nothing was drawn: the test shows too little"
+    if name in ("vector", "residual"):
+        reborn = [value for key, value in whole.items() if key.startswith("reborn")]
+        assert max(reborn) > 0, "nothing was drawn: the test shows too little"
 
 
 def test_without_the_exchange_the_ranks_differ(two_processes):

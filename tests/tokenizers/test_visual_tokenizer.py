@@ -5,37 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import VISUAL
+from conftest import VISUAL, published
 
 from videopoet import component
 from videopoet.data.bounce import Scene
 from videopoet.data.transforms import video_to_float
-from videopoet.pipeline import SHIPPED
-from videopoet.tokenizers.quantizers.lookup_free import LookupFreeQuantizer
-from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.causal import depth_to_space, repeat_to, space_to_depth
-from videopoet.tokenizers.visual.cnn import Decoder, Encoder
-
-PUBLISHED = {"dimension": 8, "channels": 4, "num_blocks": 1}  # the paper's four levels and strides, narrow
-
-
-def narrow_published() -> VideoTokenizer:
-    return VideoTokenizer(Encoder(**PUBLISHED), LookupFreeQuantizer(8), Decoder(**PUBLISHED))
-
-
-def shipped() -> VideoTokenizer:
-    return component.load(SHIPPED / "visual.safetensors", VideoTokenizer)
-
-
-@pytest.fixture(scope="module", params=[narrow_published, lambda: component.instantiate(VISUAL), shipped],
-                ids=["published", "patchified", "shipped"])  # fmt: skip
-def tokenizer(request) -> VideoTokenizer:
-    torch.manual_seed(0)
-    model = request.param().eval()
-    for parameter in model.parameters():  # the adaptive norms start as the identity: make them do something
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model
+from videopoet.tokenizers.visual.layers import AdaptiveNorm, CausalLayers
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +76,7 @@ def test_training_treats_an_image_as_evaluation_does(tokenizer, clip):
 @pytest.mark.parametrize("frames, height, hint", [(16, 32, "use 13 or 17"), (2, 32, "use 1 or 5"), (9, 30, "resize")])
 def test_shapes_that_do_not_fit_are_refused(frames, height, hint):
     with pytest.raises(ValueError, match=hint):
-        narrow_published().encode(torch.zeros(1, 3, frames, height, 32))
+        published().encode(torch.zeros(1, 3, frames, height, 32))
 
 
 def test_codes_out_of_range_are_refused(tokenizer):
@@ -113,6 +90,28 @@ def test_rearrangements_are_inverse_and_follow_the_drop_rule():
     assert depth_to_space(torch.randn(1, 8, 3, 2, 2), (2, 2, 2)).shape == (1, 1, 5, 4, 4)
     latents = torch.arange(3.0).reshape(1, 1, 3, 1, 1)
     assert repeat_to(latents, torch.Size((1, 1, 9, 2, 2)))[0, 0, :, 0, 0].tolist() == [0, 1, 1, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format], ids=["last", "first"])
+@pytest.mark.parametrize("frames, chunks", [(9, [3]), (1, [1]), (9, [1, 2])], ids=["clip", "image", "stream"])
+def test_adaptive_norm_is_its_formula(layout, frames, chunks):
+    """norm(x) * (1 + gamma) + beta with gamma and beta of the latent of the same place and time, here repeated to x."""
+    torch.manual_seed(0)
+    norm = AdaptiveNorm().layer(CausalLayers(), 8, 4)
+    torch.nn.init.normal_(norm.modulation.weight)
+    torch.nn.init.normal_(norm.modulation.bias)
+    latents = torch.randn(2, 4, sum(chunks), 3, 2)
+    x = torch.randn(2, 8, frames, 12, 8).contiguous(memory_format=layout)
+    gamma, beta = repeat_to(norm.modulation(latents), x.shape).chunk(2, 1)
+    expected = norm.norm(x) * (1 + gamma) + beta
+    stream, parts, start = Stream() if len(chunks) > 1 else None, [], 0
+    for piece in latents.split(chunks, 2):
+        stop = start + 4 * piece.shape[2] - (3 if start == 0 else 0)
+        parts.append(norm(x[:, :, start:stop], piece, stream))
+        start = stop
+        if stream is not None:
+            stream.num_steps += piece.shape[2]
+    torch.testing.assert_close(torch.cat(parts, 2), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name, clip, lattice, millions", [

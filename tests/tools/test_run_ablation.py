@@ -1,10 +1,13 @@
 """The ablation runner knows every row, measures what it says, and goes on where it was cut off."""
 
+import argparse
 import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from conftest import VISUAL
+from PIL import Image
 
 from videopoet import component
 from videopoet.data.bounce_files import write_world_shards
@@ -40,6 +43,9 @@ def test_finished_rows_are_not_trained_again(tool, tmp_path, monkeypatch):
 
     def train(path, settings, a):
         trained.append(path.stem)
+        component.save(
+            tool.weights(a, path.stem), VISUAL, component.instantiate(VISUAL).state_dict(), {"images": False}
+        )
         return tool.Row(config=path.stem, what="x", settings=settings, parameters=1, bits=1.0, psnr_rgb=1.0,
                         ssim_luma=1.0, codes_used=1, seconds=1.0)  # fmt: skip
 
@@ -48,6 +54,10 @@ def test_finished_rows_are_not_trained_again(tool, tmp_path, monkeypatch):
         tool.main(["table5a", "--quick", "--out", str(tmp_path)])
     assert len(trained) == 4 and len((tmp_path / "table5a.jsonl").read_text().splitlines()) == 4
     assert json.loads((tmp_path / "table5a.jsonl").read_text().splitlines()[0])["config"] == trained[0]
+    tool.weights(argparse.Namespace(out=tmp_path), trained[2]).unlink()  # lost weights are a lost row
+    tool.main(["table5a", "--quick", "--out", str(tmp_path)])
+    assert trained[4:] == [trained[2]]
+    assert Image.open(tmp_path / "table5a.png").size == (8 * 2 * 64, 5 * 2 * 64)
     assert "not to be quoted" in (tmp_path / "table5a.md").read_text()
 
 

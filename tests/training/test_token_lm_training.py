@@ -9,7 +9,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from videopoet import component
+from videopoet.data.labelled import BounceLabel
 from videopoet.data.mixture import MixtureDataModule, Share
+from videopoet.data.schedule import CYCLE
 from videopoet.pipeline import TASKS
 from videopoet.training.cli import SpecCallback
 from videopoet.training.export import export
@@ -21,7 +23,8 @@ SHARES = {name: Share(task=task) for name, task in TASKS.items()}
 
 def data(tokens, shipped, **how) -> MixtureDataModule:
     files = {name: str(shipped / f"{name}.safetensors") for name in ("visual", "audio")}
-    return MixtureDataModule(str(tokens), SHARES, files, tokens_per_batch=300, num_workers=0, **how)
+    label = BounceLabel(attribute="motion")
+    return MixtureDataModule(str(tokens), SHARES, files, label=label, tokens_per_batch=300, num_workers=0, **how)
 
 
 def module(text_model, **how) -> TokenLMTraining:
@@ -71,7 +74,7 @@ def test_every_task_of_the_mixture_trains(world_tokens, shipped, text_model):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, *_):
             tasks.add(batch.task)
 
-    t = trainer(30, callbacks=[Note()])
+    t = trainer(CYCLE, callbacks=[Note()])
     t.fit(model, data(world_tokens, shipped))
     assert tasks == set(TASKS)
     assert {"train/loss", "train/text-to-video/visual", "train/text-to-video/audio"} <= set(t.callback_metrics)

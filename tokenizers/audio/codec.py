@@ -1,7 +1,7 @@
 """SoundStream-style audio tokenizer: SEANet encoder, residual vector quantizer, SEANet decoder."""
 
 from collections.abc import Sequence
-from math import prod, sqrt
+from math import log2, prod, sqrt
 from typing import NamedTuple
 
 import torch
@@ -9,14 +9,17 @@ from encodec.modules import SEANetDecoder, SEANetEncoder
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from videopoet.tokenizers.quantizers.residual import ResidualVectorQuantizer
+from videopoet.tokenizers.audio.streaming import causal_left, centred_left, continued, look_ahead_of
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer, LookAhead
+from videopoet.tokenizers.quantizers.residual import QuantizerDropout, ResidualVectorQuantizer
+from videopoet.tokenizers.streaming import Stream
 
 
 class AudioReconstruction(NamedTuple):
     """What one pass through the codec gives.
 
     audio: float b 1 s, s = t * hop, not clamped.
-    codes: int64 b t k, coarsest level first.
+    codes: int64 b t k, coarsest level first; in training with quantizer dropout k may be less than all levels.
     loss: scalar, commitment of the encoder to the codebooks, already weighted.
     metrics: named scalars for the log, detached.
     """
@@ -27,18 +30,13 @@ class AudioReconstruction(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-class AudioTokenizer(nn.Module):
-    """Mono sound to `levels` code streams and back.
-
-    Layout: audio float b 1 s in [-1, 1] at `sample_rate` -> codes int64 b t k in [0, codebook_size), with
-    t = s // hop and hop = prod(ratios). Only whole hops are coded: the s % hop samples at the end are cropped, never
-    padded, so that every code stands for sound that exists. 34,000 samples (2.125 s at 16 kHz) are 106 frames at
-    hop 320 (VideoPoet, §3.1) and 53 at hop 640; decoding gives back t * hop samples.
+class SoundStream(AudioTokenizer):
+    """SEANet encoder and decoder around a residual vector quantizer.
 
     With `causal` (the default) frame t of the codes depends on samples before (t + 1) * hop only, and those samples
     are decoded from codes up to frame t only: a prefix of the codes decodes to a prefix of the sound, sample by
     sample. Convolutions are padded with zeros, because the package's default, reflection, would look ahead at the
-    start of a clip.
+    start of a clip. Such a tokenizer takes a `Stream`; one that is not causal refuses it and states its `look_ahead`.
 
     An untrained tokenizer has random codebooks: it encodes and decodes (to noise), and its first training step
     replaces them by k-means on its latents. A state_dict holds everything, and no two of its tensors share memory.
@@ -57,6 +55,8 @@ class AudioTokenizer(nn.Module):
         levels: int = 4,
         codebook_size: int = 1024,
         causal: bool = True,
+        quantizer_dropout: QuantizerDropout | None = None,  # in training
+        pad_mode: str = "constant",  # "reflect" as in EnCodec, whose published weights are converted into this class
     ):
         """Raises ValueError for a geometry that cannot be built."""
         super().__init__()
@@ -67,6 +67,7 @@ class AudioTokenizer(nn.Module):
             )
         self.sample_rate = sample_rate
         self.hop = prod(ratios)  # samples
+        self.causal, self.reflects = causal, pad_mode == "reflect"
         geometry = {
             "dimension": dimension,
             "n_filters": num_filters,
@@ -75,11 +76,11 @@ class AudioTokenizer(nn.Module):
             "lstm": num_lstm_layers,
             "causal": causal,
             "norm": "none",
-            "pad_mode": "constant",
+            "pad_mode": pad_mode,
         }
         self.encoder = SEANetEncoder(**geometry)
         self.decoder = SEANetDecoder(**geometry)
-        self.quantizer = ResidualVectorQuantizer(dimension, levels, codebook_size)
+        self.quantizer = ResidualVectorQuantizer(dimension, levels, codebook_size, dropout=quantizer_dropout)
         for module in [*self.encoder.modules(), *self.decoder.modules()]:
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                 _initialise(module)
@@ -92,11 +93,6 @@ class AudioTokenizer(nn.Module):
                 weight_norm(module)
 
     @property
-    def frame_rate(self) -> float:
-        """Code frames per second (Hz)."""
-        return self.sample_rate / self.hop
-
-    @property
     def levels(self) -> int:
         """Residual levels: codes per frame."""
         return self.quantizer.levels
@@ -106,41 +102,37 @@ class AudioTokenizer(nn.Module):
         """Codes per level."""
         return self.quantizer.size
 
-    def crop(self, audio: Tensor) -> Tensor:
-        """The whole hops of b 1 s: the part that is coded.
+    @property
+    def trained_levels(self) -> tuple[int, ...]:
+        """The numbers of levels that training prepares for: all, and what quantizer dropout draws."""
+        dropout = self.quantizer.dropout
+        return tuple(sorted({self.levels} if dropout is None else {self.levels, *dropout.counts(self.levels)}))
 
-        Raises ValueError for another shape than b 1 s, integers, samples that are not finite, less than one hop.
-        """
-        if audio.dim() != 3 or audio.shape[1] != 1:
-            raise ValueError(f"audio has shape {tuple(audio.shape)}, expected b 1 s: mix down to mono first")
-        if not audio.is_floating_point():
-            raise ValueError(f"audio is {audio.dtype}, expected floating point in [-1, 1]: divide int16 by 32768")
-        if audio.shape[2] < self.hop:
-            raise ValueError(f"audio has {audio.shape[2]} samples, one code frame takes {self.hop}: pad with silence")
-        if not torch.isfinite(audio).all():
-            raise ValueError(f"audio has {int((~torch.isfinite(audio)).sum())} samples that are NaN or infinite")
-        return audio[..., : audio.shape[2] // self.hop * self.hop]
+    def bit_rate(self, levels: int | None = None) -> float:
+        """Bits per second of the first so many levels, or of all: 50 Hz x 4 levels of 1024 codes are 2000."""
+        return self.frame_rate * (levels or self.levels) * log2(self.codebook_size)
 
     def forward(self, audio: Tensor) -> AudioReconstruction:
         """Audio b 1 s -> reconstruction of `crop(audio)`; in training mode this moves the codebooks."""
         quantized = self.quantizer(self.encoder(self.crop(audio)))
         return AudioReconstruction(self.decoder(quantized.latents), quantized.codes, quantized.loss, quantized.metrics)
 
-    @torch.no_grad()
-    def encode(self, audio: Tensor) -> Tensor:
-        """Audio b 1 s -> codes b t k, t = s // hop. Raises ValueError as `crop` does."""
-        return self.quantizer.encode(self.encoder(self.crop(audio)))
+    @property
+    def look_ahead(self) -> LookAhead:
+        return look_ahead_of(self.encoder, self.decoder, causal_left if self.causal else centred_left, self.reflects)
 
-    @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes b t k -> audio b 1 t*hop in [-1, 1]; fewer levels than the codec has give a coarser sound.
+    def latents(self, audio: Tensor, stream: Stream | None = None) -> Tensor:
+        return self.encoder(audio) if stream is None else continued(self.encoder.model, audio, stream)
 
-        Raises ValueError for codes that are no codes of this tokenizer or have no frame.
-        """
-        latents = self.quantizer.embed(codes)
-        if not latents.shape[2]:
-            raise ValueError("codes have 0 frames, at least 1 is needed to decode")
-        return self.decoder(latents.to(self.decoder.model[0].conv.conv.bias.dtype)).clamp(-1, 1)
+    def quantize(self, latents: Tensor) -> Tensor:
+        return self.quantizer.encode(latents)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return self.quantizer.embed(codes)
+
+    def synthesize(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
+        latents = latents.to(self.decoder.model[0].conv.conv.bias.dtype)
+        return self.decoder(latents) if stream is None else continued(self.decoder.model, latents, stream)
 
 
 def _initialise(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:

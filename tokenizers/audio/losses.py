@@ -63,7 +63,9 @@ class AudioReconstructionLoss(nn.Module):
     Relative to the target, because otherwise loud clips would own the loss. Levels count as at least `quiet`, which
     keeps silent clips finite.
 
-    Source: EnCodec §3.4 and SoundStream §III-D, without the adversarial terms.
+    `weights` names the three; a `Balancer` uses them instead of `total`.
+
+    Source: EnCodec §3.4 and SoundStream §III-D; the adversarial terms are `AudioAdversarial`'s.
     """
 
     def __init__(
@@ -76,9 +78,7 @@ class AudioReconstructionLoss(nn.Module):
     ):
         super().__init__()
         self.mel = mel
-        self.waveform_weight = waveform_weight
-        self.amplitude_weight = amplitude_weight
-        self.log_weight = log_weight
+        self.weights = {"waveform": waveform_weight, "amplitude": amplitude_weight, "log": log_weight}
         self.quiet = quiet
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> AudioLoss:
@@ -95,8 +95,8 @@ class AudioReconstructionLoss(nn.Module):
         amplitude = torch.stack([self._relative(ours, theirs) for ours, theirs in pairs]).mean()
         differences = [self.mel.log(ours) - self.mel.log(theirs) for ours, theirs in pairs]
         log = torch.stack([d.abs().mean() + d.square().mean() for d in differences]).mean()
-        total = self.waveform_weight * waveform + self.amplitude_weight * amplitude + self.log_weight * log
-        return AudioLoss(total, waveform, amplitude, log)
+        parts = {"waveform": waveform, "amplitude": amplitude, "log": log}
+        return AudioLoss(sum(self.weights[name] * part for name, part in parts.items()), **parts)
 
     def _relative(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         level = target.abs().mean(dim=(1, 2)).clamp(min=self.quiet)

@@ -1,62 +1,106 @@
 """Lightning module that trains the audio tokenizer."""
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
-from videopoet.tokenizers.audio.codec import AudioTokenizer
-from videopoet.tokenizers.audio.losses import AudioReconstructionLoss, mel_distance, si_sdr
+from videopoet.tokenizers.audio.adversary import AudioAdversarial
+from videopoet.tokenizers.audio.balancer import Balancer
+from videopoet.tokenizers.audio.codec import SoundStream
+from videopoet.tokenizers.audio.losses import AudioLoss, AudioReconstructionLoss, mel_distance, si_sdr
+from videopoet.tokenizers.audio.segments import RandomGain, is_sounding, sounding_segments
 from videopoet.tokenizers.quantizers.usage import code_perplexity, code_usage
 from videopoet.tokenizers.ranks import sum_over_ranks
-from videopoet.tokenizers.schedule import warmup_cosine
+from videopoet.tokenizers.training import TokenizerTraining
 
 
-class AudioTokenizerTraining(LightningModule):
-    """Trains `tokenizer` on clips with sound: reconstruction `loss` + the quantizer's commitment.
+class AudioTokenizerTraining(TokenizerTraining):
+    """Trains `tokenizer` on clips with sound: reconstruction `loss`, the quantizer's commitment and an adversary.
 
-    A batch has `.audio`, float b 1 s at the tokenizer's sample rate. With `segment` (samples) a step trains on a random
-    segment of each clip and passes over silent segments, see `sounding_segments`; validation takes whole clips.
-    The learning rate rises linearly over `warmup_steps` and falls by a cosine until `trainer.max_steps`. AdamW without
-    weight decay: weight norm already fixes scales.
+    A batch has `.audio`, float b 1 s at the tokenizer's sample rate, and `.step`. With `segment` (samples) a step trains
+    on a random segment of each clip and passes over silent segments, see `sounding_segments`; `gain` makes them louder or
+    softer. Both are functions of `.step`. Validation takes whole clips as they are.
+
+    The losses are summed with their weights; with a `balancer` the weights are shares of the gradient at the
+    reconstruction instead, and only the commitment keeps its own scale beside them. The rest is `TokenizerTraining`'s.
 
     Logged on validation, under validation/: mel_distance (dB), si_sdr (dB, sounding clips only), silence_level (dB of
-    full scale, silent clips only; -100 is digital silence), usage_<level> and perplexity_<level> over the whole
-    validation set, and spectrograms and sounds of the first batch, target and then reconstruction.
+    full scale, silent clips only; -100 is digital silence), mel_distance_<kbit/s>kbps for the fewer levels of quantizer
+    dropout, usage_<level> and perplexity_<level> over the whole validation set, and spectrograms and sounds of the first
+    batch, target and then reconstruction.
     """
-
-    component = "tokenizer"  # the part that is exported
 
     def __init__(
         self,
-        tokenizer: AudioTokenizer,
+        tokenizer: SoundStream,
         loss: AudioReconstructionLoss,
         learning_rate: float = 3e-4,
         warmup_steps: int = 200,
         segment: int | None = None,  # samples
         betas: tuple[float, float] = (0.5, 0.9),
         num_logged_clips: int = 4,
+        gain: RandomGain | None = None,
+        adversarial: AudioAdversarial | None = None,
+        balancer: Balancer | None = None,
     ):
-        super().__init__()
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer, adversarial, learning_rate, betas, warmup_steps)
         self.loss = loss
-        self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
         self.segment = segment
-        self.betas = betas
+        self.gain = gain
+        self.balancer = balancer
         self.num_logged_clips = num_logged_clips
 
-    def training_step(self, batch, batch_index: int) -> Tensor:
-        audio = batch.audio if self.segment is None else sounding_segments(batch.audio, self.segment)
-        target = self.tokenizer.crop(audio)
-        reconstruction = self.tokenizer(target)
-        losses = self.loss(reconstruction.audio, target)
-        total = losses.total + reconstruction.loss
-        parts = losses._asdict() | {"loss": total, "commitment": reconstruction.loss} | reconstruction.metrics
-        self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()}, batch_size=len(target))
-        self.log("loss", total, prog_bar=True, logger=False)
-        return total
+    def setup(self, stage: str) -> None:
+        """Raises ValueError where the data's sound has another rate than the tokenizer's."""
+        super().setup(stage)
+        rate = getattr(getattr(self.trainer, "datamodule", None), "sample_rate", None)
+        if rate not in (None, self.tokenizer.sample_rate):
+            raise ValueError(
+                f"the clips' sound is at {rate} Hz, the tokenizer takes {self.tokenizer.sample_rate} Hz: build the "
+                f"shards with --sample-rate {self.tokenizer.sample_rate} or change the tokenizer's sample_rate"
+            )
+
+    def training_step(self, batch, index: int) -> Tensor | None:
+        target = self.tokenizer.crop(self._heard(batch))
+        made = self.tokenizer(target)
+        parts = self.loss(made.audio, target)
+        self._log(parts._asdict(), {"commitment": made.loss}, made.metrics)
+
+        def tokenizer() -> Tensor:
+            terms = self.adversarial.generator_terms(made.audio, target) if self.judged else {}
+            loss = parts.total + made.loss
+            for name, term in terms.items():
+                loss = loss + self.adversarial.weights[name] * term
+            self._log(terms, {"loss": loss})
+            self.log("loss", loss.detach(), prog_bar=True, logger=False)
+            return loss if self.balancer is None else made.loss + self._balanced(parts, terms, made.audio)
+
+        def discriminator() -> Tensor:
+            cost = self.adversarial.discriminator_cost(made.audio, target)
+            self._log(cost.metrics)
+            return cost.loss
+
+        return self.descend(index, tokenizer, discriminator)
+
+    def _heard(self, batch) -> Tensor:
+        """What this step trains on, b 1 s."""
+        audio = batch.audio
+        if self.segment is None and self.gain is None:
+            return audio
+        generator = torch.Generator().manual_seed(batch.step)
+        if self.segment is not None:
+            audio = sounding_segments(audio, self.segment, generator)
+        return audio if self.gain is None else self.gain(audio, generator)
+
+    def _balanced(self, parts: AudioLoss, terms: dict[str, Tensor], made: Tensor) -> Tensor:
+        weights = self.loss.weights | ({} if self.adversarial is None else self.adversarial.weights)
+        losses = {name: getattr(parts, name) for name in self.loss.weights} | terms
+        cost = self.balancer({name: loss for name, loss in losses.items() if weights[name]}, weights, made)
+        self._log(cost.metrics)
+        return cost.loss
+
+    def _log(self, *groups: dict[str, Tensor]) -> None:
+        for group in groups:
+            self.log_dict({f"train/{name}": value.detach() for name, value in group.items()})
 
     def on_validation_epoch_start(self) -> None:
         shape = (self.tokenizer.levels, self.tokenizer.codebook_size)
@@ -70,6 +114,9 @@ class AudioTokenizerTraining(LightningModule):
             counts += torch.bincount(codes.flatten(), minlength=len(counts))
         self._log_mean("validation/loss", self.loss(audio, target).total.expand(len(target)))
         self._log_mean("validation/mel_distance", mel_distance(audio, target, self.loss.mel), prog_bar=True)
+        for levels in self.tokenizer.trained_levels[:-1]:
+            coarse = mel_distance(self.tokenizer.decode(reconstruction.codes[..., :levels]), target, self.loss.mel)
+            self._log_mean(f"validation/mel_distance_{self.tokenizer.bit_rate(levels) / 1000:g}kbps", coarse)
         sounding = is_sounding(target)
         self._log_mean("validation/si_sdr", si_sdr(audio, target)[sounding])
         level = audio[~sounding].flatten(1).square().mean(1).sqrt()
@@ -100,28 +147,3 @@ class AudioTokenizerTraining(LightningModule):
             writer.add_audio(
                 f"validation/sound_{index}", sound, self.global_step, sample_rate=self.tokenizer.sample_rate
             )
-
-    def configure_optimizers(self):
-        optimizer = AdamW(self.tokenizer.parameters(), self.learning_rate, self.betas, weight_decay=0.0)
-        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, self.trainer.max_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def is_sounding(audio: Tensor) -> Tensor:
-    """Whether each clip of b 1 s has a root mean square above -80 dB of full scale, bool b."""
-    return audio.flatten(1).square().mean(1) > 1e-8
-
-
-def sounding_segments(audio: Tensor, num_samples: int) -> Tensor:
-    """One random segment of each clip, less the silent ones but for the first: b 1 s -> b' 1 num_samples, 1 <= b' <= b.
-
-    Where half of the clips are silent, half of the work would go into a sound that one clip a step teaches as well.
-    Raises ValueError if clips are shorter than a segment.
-    """
-    spare = audio.shape[2] - num_samples
-    if spare < 0:
-        raise ValueError(f"clips have {audio.shape[2]} samples, a segment takes {num_samples}: lower `segment`")
-    starts = torch.randint(0, spare + 1, (len(audio),)).tolist()
-    segments = torch.stack([clip[:, start : start + num_samples] for clip, start in zip(audio, starts)])
-    sounding = is_sounding(segments)
-    return segments[sounding | ((~sounding).cumsum(0) == 1)]

@@ -1,51 +1,33 @@
-"""Adversarial training of a tokenizer, apart from any trainer: losses, regularisers and who moves first."""
+"""Adversarial training of a video tokenizer, apart from any trainer: regularisers, weights and what either side pays."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videopoet.tokenizers.adversarial import (
+    AdversarialLoss,
+    Adversary,
+    Alternating,
+    Cost,
+    Hinge,
+    NonSaturating,
+    Simultaneous,
+    Updates,
+)
 from videopoet.tokenizers.ranks import mean_over_ranks
 
-Turn = Callable[[], None]
-
-
-class AdversarialLoss(ABC):
-    """What logits (b,), positive for real, cost either side."""
-
-    @abstractmethod
-    def generator(self, fake: Tensor) -> Tensor:
-        """Scalar that falls as fakes pass for real."""
-
-    @abstractmethod
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Scalar that falls as the two are told apart."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NonSaturating(AdversarialLoss):
-    """-log sigmoid(D(fake)) against -log sigmoid(D(real)) - log(1 - sigmoid(D(fake))) (Goodfellow et al. 2014)."""
-
-    def generator(self, fake: Tensor) -> Tensor:
-        return F.softplus(-fake).mean()
-
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return F.softplus(-real).mean() + F.softplus(fake).mean()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hinge(AdversarialLoss):
-    """-D(fake) against relu(1 - D(real)) + relu(1 + D(fake)) (Lim & Ye 2017); without the factor 1/2 of VQGAN."""
-
-    def generator(self, fake: Tensor) -> Tensor:
-        return -fake.mean()
-
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+__all__ = [  # with the parts every tokenizer shares, so that a YAML of a video tokenizer finds all here
+    "R1",
+    "AdaptiveWeight",
+    "Adversarial",
+    "Alternating",
+    "Hinge",
+    "LeCAM",
+    "NonSaturating",
+    "Simultaneous",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,33 +80,6 @@ class LeCAM(nn.Module):
         return penalty
 
 
-class Updates(ABC):
-    """Who moves first within a step."""
-
-    @abstractmethod
-    def order(self, generator: Turn, discriminator: Turn) -> tuple[Turn, Turn]:
-        """The two turns in the order they are taken."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simultaneous(Updates):
-    """Both gradients are taken at the networks as the step found them (MAGVIT's code).
-
-    The generator goes first; the discriminator then learns from the fakes that were made before it moved.
-    """
-
-    def order(self, generator: Turn, discriminator: Turn) -> tuple[Turn, Turn]:
-        return generator, discriminator
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alternating(Updates):
-    """The discriminator moves first; the generator then answers to the new one, with the same fakes."""
-
-    def order(self, generator: Turn, discriminator: Turn) -> tuple[Turn, Turn]:
-        return discriminator, generator
-
-
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveWeight:
     """A factor that makes the adversarial gradient at one layer as long as the reconstruction's (VQGAN, Eq. 7).
@@ -150,19 +105,11 @@ class AdaptiveWeight:
         return (of_distance / (of_adversarial + 1e-4)).clamp(max=self.maximum)
 
 
-class Cost(NamedTuple):
-    """A loss, and what to log of it."""
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
-
-
-class Adversarial(nn.Module):
+class Adversarial(Adversary):
     """A discriminator and how it is trained against the tokenizer. The defaults are MAGVIT-v2's (App. A.2).
 
     weight: of the generator's adversarial loss.
-    start_step: steps of the generator before it is judged and the discriminator trained.
-    learning_rate, betas: of the discriminator's Adam; its schedule is the generator's, begun at `start_step`.
+    The rest is as for every `Adversary`.
     """
 
     def __init__(
@@ -178,16 +125,13 @@ class Adversarial(nn.Module):
         learning_rate: float = 1e-4,
         betas: tuple[float, float] = (0.0, 0.99),
     ):
-        super().__init__()
-        self.discriminator, self.loss, self.weight = discriminator, loss, weight
-        self.r1, self.lecam, self.updates, self.adaptive_weight = r1, lecam, updates, adaptive_weight
-        self.start_step, self.learning_rate, self.betas = start_step, learning_rate, betas
+        super().__init__(discriminator, loss, updates, start_step, learning_rate, betas)
+        self.weight, self.r1, self.lecam, self.adaptive_weight = weight, r1, lecam, adaptive_weight
 
     def generator_cost(self, fake: Tensor, distance: Tensor, tokenizer: nn.Module) -> Cost:
         """What a reconstruction float (b, 3, t, h, w) costs its tokenizer, beside its `distance` from the video."""
-        self.discriminator.requires_grad_(False)  # the gradient passes through, and leaves nothing behind
-        loss = self.loss.generator(self.discriminator(fake))
-        self.discriminator.requires_grad_(True)
+        with self.judging() as discriminator:
+            loss = self.loss.generator(discriminator(fake))
         metrics = {"adversarial": loss.detach()}
         if self.adaptive_weight is not None:
             factor = self.adaptive_weight.factor(tokenizer, distance, loss)

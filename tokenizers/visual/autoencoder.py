@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from videopoet.tokenizers.quantizers.quantizer import Quantizer
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.causal import Triple
 from videopoet.tokenizers.visual.network import VideoDecoder, VideoEncoder
-from videopoet.tokenizers.visual.streaming import Stream
 
 
 class Reconstruction(NamedTuple):
@@ -109,7 +109,8 @@ class VideoTokenizer(nn.Module):
         if not (network.streams and network.causal):
             why = "its memory of the past would grow" if network.causal else "it is not causal"
             raise ValueError(f"{type(network).__name__} cannot stream ({why}): pass the whole clip")
-        stream.open(self, direction, size)
+        batch, height, width = size
+        stream.open(self, direction, batch=batch, height=height, width=width)
 
 
 def _check_video(video: Tensor) -> None:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videopoet.tokenizers.visual.streaming import Stream
+from videopoet.tokenizers.streaming import Stream
+from videopoet.tokenizers.visual.convolution import convolve
 
 Triple = tuple[int, int, int]
 
@@ -38,7 +39,8 @@ class CausalConv3d(nn.Conv3d):
         if self.training and x.shape[2] == 1:  # one frame: a two-dimensional convolution, a third of the work
             frame = F.conv2d(x[:, :, 0], self._image_weight(), self.bias, self.stride[1:], self.padding[1:])
             return frame[:, :, None]
-        return super().forward(after_past(x, self, self.kernel_size[0], self.stride[0], stream))
+        x = after_past(x, self, self.kernel_size[0], self.stride[0], stream)
+        return convolve(x, self.weight, self.bias, self.stride, self.padding)
 
     def before(self, x: Tensor) -> Tensor:
         """What stands before the first frame, (b, c, k_t - 1, h, w)."""

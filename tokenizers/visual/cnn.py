@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.causal import Triple, depth_to_space, space_to_depth
 from videopoet.tokenizers.visual.layers import (
     AdaptiveNorm,
@@ -20,7 +21,6 @@ from videopoet.tokenizers.visual.layers import (
     Upsampling,
 )
 from videopoet.tokenizers.visual.network import VideoDecoder, VideoEncoder
-from videopoet.tokenizers.visual.streaming import Stream
 
 #: Strides between levels: space first, time last ("late temporal downsampling"). 17 x 128 x 128 -> 5 x 16 x 16.
 LATE_TEMPORAL = ((1, 2, 2), (2, 2, 2), (2, 2, 2))

@@ -18,7 +18,7 @@ def inflate(image: nn.Module, video: nn.Module) -> None:
     (o, i, 1, h, w) goes to the last slice of (o, i, t, h, w). Where a video upsampler makes s_t frames of one, each of
     them starts as the image: (c s_h s_w, ...) is repeated to (c s_t s_h s_w, ...). Everything else is copied.
 
-    Raises ValueError naming every tensor that has no counterpart or does not fit; then nothing is written.
+    Raises ValueError naming the first tensors that have no counterpart or do not fit; then nothing is written.
     """
     source, target = image.state_dict(), video.state_dict()
     repeats = _upsampler_repeats(video)
@@ -36,7 +36,11 @@ def inflate(image: nn.Module, video: nn.Module) -> None:
                             f"{tuple(target[name].shape)} in the video network")  # fmt: skip
         state[name] = tensor
     if problems:
-        raise ValueError(f"the image network does not inflate into the video network: {'; '.join(problems)}")
+        shown = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
+        raise ValueError(
+            f"the image network does not inflate into the video network, {len(problems)} of {len(target)} tensors "
+            f"do not fit ({shown}): configure both with the same widths, blocks, layers and quantizer"
+        )
     video.load_state_dict(state)
 
 

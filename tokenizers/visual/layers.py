@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.causal import (
     CausalAveragePool,
     CausalConv3d,
@@ -26,8 +27,8 @@ from videopoet.tokenizers.visual.causal import (
     at_start,
     repeat_to,
 )
+from videopoet.tokenizers.visual.convolution import convolve
 from videopoet.tokenizers.visual.network import FIRST_FRAME_ALONE, WHOLE_WINDOWS, TemporalRule
-from videopoet.tokenizers.visual.streaming import Stream
 
 # --- families: convolution, normalisation and pooling that go together
 
@@ -139,7 +140,7 @@ class SymmetricConv3d(nn.Conv3d):
         self.causal = kernel == 1
 
     def forward(self, x: Tensor, stream: None = None) -> Tensor:
-        return super().forward(x)
+        return convolve(x, self.weight, self.bias, self.stride, self.padding)
 
 
 class AveragePool(nn.AvgPool3d):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from videopoet.tokenizers.visual.streaming import Stream
+from videopoet.tokenizers.streaming import Stream
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.visual.causal import Triple, at_start, repeat_to
 from videopoet.tokenizers.visual.cnn import LATE_TEMPORAL, Decoder, ResidualBlocks
 from videopoet.tokenizers.visual.layers import (
@@ -23,7 +24,6 @@ from videopoet.tokenizers.visual.layers import (
     PooledAdaptiveNorm,
     Upsampling,
 )
-from videopoet.tokenizers.visual.streaming import Stream
 
 
 class OpenMagvit2Decoder(Decoder):

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from videopoet.commands.sample import best_device
+from videopoet.conditions.registry import CONDITIONS, conditions_of
 
 
 def add(commands) -> None:
@@ -22,7 +23,8 @@ def add(commands) -> None:
         help="cut clips from a folder of media files",
         description="Walk a folder of mp4, mov, mkv, webm, gif and animated webp files, read captions from sidecar .txt "
         "or .json files or one captions.jsonl, and write clips as WebDataset tars with a manifest. A file that cannot "
-        "be used is reported and skipped.",
+        "be used is reported and skipped. With --sound-seconds the clips are sound alone, of sound files (wav, flac, ogg, "
+        "mp3, ...) and videos.",
         epilog="example: videopoet shards build MY_VIDEOS --out shards --frames 17 --fps 8 --size 64",
     )
     build.add_argument("folder", type=Path, metavar="DIR")
@@ -31,6 +33,7 @@ def add(commands) -> None:
     build.add_argument("--fps", type=float, default=8.0, help="frames per second of the clips (default 8)")
     build.add_argument("--size", type=int, default=64, help="pixels per side after resize and centre crop (default 64)")
     build.add_argument("--sample-rate", type=int, default=16000, help="Hz (default 16000)")
+    build.add_argument("--sound-seconds", type=float, metavar="S", help="clips of sound alone, so many seconds each")
     build.add_argument("--clips-per-file", type=positive, help="at most so many clips of one file")
     build.add_argument("--workers", type=int, default=0, help="processes (default 0: in this one)")
     build.add_argument("--overwrite", action="store_true", help="replace shards that are there")
@@ -56,6 +59,14 @@ def add(commands) -> None:
     tokenize.add_argument("--out", type=Path, required=True, metavar="DIR")
     tokenize.add_argument("--visual", type=Path, metavar="FILE", help="visual tokenizer (default: the shipped one)")
     tokenize.add_argument("--audio", type=Path, metavar="FILE", help="audio tokenizer (default: the shipped one)")
+    tokenize.add_argument(
+        "--condition",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"also make this condition stream, for the tasks that read it: {', '.join(CONDITIONS)}, all, or a YAML file "
+        "of NAME: {class_path, init_args}; may be repeated (default: none)",
+    )
     tokenize.add_argument("--batch-size", type=positive, default=32)
     tokenize.add_argument("--overwrite", action="store_true", help="replace shards that are there")
     tokenize.set_defaults(run=run_tokenize)
@@ -77,17 +88,22 @@ def run_world(arguments: argparse.Namespace) -> None:
 
 
 def run_build(arguments: argparse.Namespace) -> None:
-    from videopoet.data.ingest import build_shards
+    from videopoet.data.ingest import build_shards, build_sound_shards
 
     a = arguments
-    report = build_shards(a.folder, a.out, frames=a.frames, fps=a.fps, size=a.size, sample_rate=a.sample_rate,
-                          clips_per_file=a.clips_per_file, overwrite=a.overwrite, workers=a.workers)  # fmt: skip
+    how = {name: getattr(a, name) for name in ("sample_rate", "clips_per_file", "overwrite", "workers")}
+    if a.sound_seconds is None:
+        report = build_shards(a.folder, a.out, frames=a.frames, fps=a.fps, size=a.size, **how)
+        following = f"videopoet tokenize {a.out} --out DIR"
+    else:
+        report = build_sound_shards(a.folder, a.out, seconds=a.sound_seconds, **how)
+        following = f"videopoet fit -c configs/tokenizer/soundstream.yaml --data.init_args.shards={a.out}"
     for rejection in report.rejected:
         print(f"skipped {rejection.file}: {rejection.reason}")
     print(
         f"{report.clips} clips of {report.files} files in {a.out}, {report.clips_with_audio} with sound, "
         f"{report.clips_with_captions} with captions; {len(report.rejected)} files skipped\n"
-        f"next: videopoet tokenize {a.out} --out DIR"
+        f"next: {following}"
     )
 
 
@@ -107,17 +123,20 @@ def run_tokenize(arguments: argparse.Namespace) -> None:
     from videopoet import component
     from videopoet.pipeline import SHIPPED
     from videopoet.token_shards import tokenize_shards
-    from videopoet.tokenizers.audio.codec import AudioTokenizer
+    from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
     from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
     a = arguments
+    conditions = conditions_of(a.condition)
     visual = component.load(a.visual or SHIPPED / "visual.safetensors", VideoTokenizer).to(best_device())
     audio = component.load(a.audio or SHIPPED / "audio.safetensors", AudioTokenizer).to(best_device())
-    manifest = tokenize_shards(a.shards, a.out, visual, audio, batch_size=a.batch_size, overwrite=a.overwrite)
+    manifest = tokenize_shards(a.shards, a.out, visual, audio, conditions=conditions, batch_size=a.batch_size,
+                               overwrite=a.overwrite)  # fmt: skip
     t, h, w = manifest.visual_lattice
     print(
         f"{manifest.num_samples} clips in {a.out}: {t} x {h} x {w} visual codes of {manifest.visual_codebook_size}, "
-        f"{manifest.audio_frames} x {manifest.audio_levels} audio codes of {manifest.audio_codebook_size}\n"
+        f"{manifest.audio_frames} x {manifest.audio_levels} audio codes of {manifest.audio_codebook_size}; "
+        f"conditions: {', '.join(conditions) or 'none'}\n"
         f"next: videopoet fit -c configs/demo/lm.yaml --data.init_args.tokens={a.out}, with a text model of your captions "
         "(videopoet text-model) or from the shipped model: see README, 'From a folder of videos to a model'"
     )

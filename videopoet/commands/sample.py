@@ -12,13 +12,14 @@ PROMPT = "a small red circle falls and rebounds on a plain dark background"
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """The command line of one task: which of prompt, image and video it takes."""
+    """The command line of one task: which of prompt, image, video and sound it takes."""
 
     task: str
     help: str
     prompt: bool = False
     image: bool = False
     video: bool = False
+    audio: bool = False
     suffix: str = ".mp4"
 
     def example(self) -> str:
@@ -26,6 +27,7 @@ class Command:
             [f'--prompt "{PROMPT}"'] * self.prompt
             + ["--image first.png"] * self.image
             + ["--video in.mp4"] * self.video
+            + ["--audio in.wav"] * self.audio
         )
         return f"example: videopoet sample {self.task} {' '.join(given)} --out x{self.suffix}"
 
@@ -41,6 +43,37 @@ COMMANDS = (
     Command(task="image-to-video", help="a picture and a sentence -> a video with sound", prompt=True, image=True),
     Command(task="frame-prediction", help="a video -> the same video and the frames that follow", video=True),
     Command(task="video-to-audio", help="a video -> its first clip (17 frames) with sound", video=True),
+    Command(task="unconditional", help="nothing -> a video with sound"),
+    Command(task="frame-interpolation", help="a video's first and last frame -> the frames between them", video=True),
+    Command(task="inpainting-central", help="a video, its middle hidden -> the whole picture", video=True),
+    Command(task="inpainting-dynamic", help="a video, a moving rectangle hidden -> the whole picture", video=True),
+    Command(task="outpainting-central", help="the middle of a video -> the whole picture", video=True),
+    Command(task="outpainting-vertical", help="the middle columns of a video -> the whole picture", video=True),
+    Command(task="outpainting-horizontal", help="the middle rows of a video -> the whole picture", video=True),
+    Command(task="outpainting-dynamic", help="a moving strip of a video -> the whole picture", video=True),
+    Command(task="stylization", help="a video's motion and depth and a sentence -> a video", prompt=True, video=True),
+    Command(
+        task="stylization-of-image",
+        help="a video's motion and depth, a first frame and a sentence -> a video",
+        prompt=True,
+        image=True,
+        video=True,
+    ),
+    Command(task="audio-to-video", help="a sound -> a video to it", audio=True),
+    Command(task="audio-visual-continuation", help="a video's last frame and its sound -> both go on", video=True),
+    Command(task="class-to-video", help="the name of a class -> a video", prompt=True),
+    Command(
+        task="class-frame-prediction",
+        help="a video and the name of its class -> the video and the frames that follow",
+        prompt=True,
+        video=True,
+    ),
+    Command(task="denoise-r", help="a video, short runs of its tokens hidden -> the video (UL2's R)", video=True),
+    Command(task="denoise-s", help="a video, the end of its tokens hidden -> the video (UL2's S)", video=True),
+    Command(task="denoise-x", help="a video, long runs of its tokens hidden -> the video (UL2's X)", video=True),
+    Command(task="denoise-frames", help="a video, some latent frames hidden -> the video", video=True),
+    Command(task="denoise-blocks", help="a video, some blocks of its tokens hidden -> the video", video=True),
+    Command(task="denoise-audio", help="a sound, runs of its tokens hidden -> the sound", audio=True),
 )
 
 
@@ -63,6 +96,8 @@ def arguments(parser: argparse.ArgumentParser, command: Command) -> None:
         parser.add_argument("--image", required=True, help="picture file: the first frame")
     if command.video:
         parser.add_argument("--video", required=True, help="video file")
+    if command.audio:
+        parser.add_argument("--audio", required=True, help="file with sound: wav, mp3, mp4, ...")
     parser.add_argument("--out", type=Path, required=True, help=f"file to write, {command.suffix}")
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a model (default: the shipped one)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default 0)")
@@ -104,13 +139,23 @@ def run(namespace: argparse.Namespace, command: Command) -> None:
         prompt=getattr(namespace, "prompt", ""),
         image=poet.read_image(namespace.image) if command.image else None,
         video=poet.read_video(namespace.video) if command.video else None,
+        audio=poet.read_audio(namespace.audio) if command.audio else None,
     )
     with token_bar(command.task) as progress:
         media = poet.generate(command.task, [request], draw=draw, seed=namespace.seed, progress=progress)[0]
     write(namespace.out, media)
-    count = "1 frame" if len(media.video) == 1 else f"{len(media.video)} frames"
-    print(f"{namespace.out}: {count} of {media.video.shape[2]} x {media.video.shape[1]}", end="")
-    print(f", {media.audio.shape[-1] / media.sample_rate:.2f} s of sound" if media.audio is not None else "")
+    print(f"{namespace.out}: {', '.join(contents(media))}")
+
+
+def contents(media) -> list[str]:
+    """What is in a media, in words."""
+    said = []
+    if media.video is not None:
+        t, h, w, _ = media.video.shape
+        said.append(f"{t} frame{'s' * (t > 1)} of {w} x {h}")
+    if media.audio is not None:
+        said.append(f"{media.audio.shape[-1] / media.sample_rate:.2f} s of sound")
+    return said
 
 
 def check_out(out: Path, command: Command) -> None:

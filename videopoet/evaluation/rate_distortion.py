@@ -1,7 +1,8 @@
 """Rate and distortion: points, curves, how two curves compare, and how they look.
 
 A codec at one quality on one clip is a `Point`. A curve is a codec's points averaged over the same clips, quality by
-quality. Rates are bits per pixel of the video that went in (frames x height x width, before any padding).
+quality. Rates are bits per pixel of the video that went in (frames x height x width, before any padding); of sound, bits
+per sample.
 """
 
 import math
@@ -23,7 +24,7 @@ class Point:
     codec: str
     quality: str  # the codec's own setting, for example "crf 32"
     clip: str
-    bpp: float  # bits per pixel
+    bpp: float  # bits per pixel; of sound, per sample
     file_bpp: float | None  # the whole file; None where there is none
     encode_seconds: float  # of CPU time, for a clip
     decode_seconds: float
@@ -134,11 +135,18 @@ def _quality_and_rate(curve: Sequence[Point], metric: str) -> tuple[np.ndarray, 
 
 
 def plot(
-    found: dict[str, list[Point]], path: str | Path, *, title: str = "", ceiling: dict[str, float] | None = None
+    found: dict[str, list[Point]],
+    path: str | Path,
+    *,
+    title: str = "",
+    ceiling: dict[str, float] | None = None,
+    unit: str = "bits per pixel",
+    scale: float = 1.0,
 ) -> bool:
     """Every metric over the rate, one line per codec, as a PNG; False where matplotlib is not installed.
 
     ceiling: metric -> what the colour conversion alone allows, drawn as a dashed line.
+    unit, scale: of the rate axis, bpp times scale; samples per second / 1000 gives kbit/s of sound.
     """
     try:
         import matplotlib
@@ -151,13 +159,13 @@ def plot(
     figure, axes = pyplot.subplots(1, len(names), figsize=(4.2 * len(names), 4), squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], names):
         for codec, line in found.items():
-            pairs = [(p.bpp, p.scores[name].overall) for p in line if name in p.scores]
+            pairs = [(p.bpp * scale, p.scores[name].overall) for p in line if name in p.scores]
             style = {"marker": "*", "markersize": 13} if len(pairs) == 1 else {"marker": "o", "markersize": 4}
             axis.plot(*zip(*pairs), label=codec, **style)
         if ceiling and math.isfinite(ceiling.get(name, math.inf)):
             axis.axhline(ceiling[name], color="grey", linestyle="--", linewidth=1, label="colour conversion alone")
         units = {p.scores[name].unit for line in found.values() for p in line if name in p.scores}
-        axis.set(xscale="log", xlabel="bits per pixel", title=f"{name} ({', '.join(units)})".replace(" (1)", ""))
+        axis.set(xscale="log", xlabel=unit, title=f"{name} ({', '.join(units)})".replace(" (1)", ""))
         axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_locator(ticker.NullLocator())

@@ -17,8 +17,11 @@ class ImageToVideo(Task):
 
     sound: bool = True
 
-    def needs(self, layout: Layout) -> tuple[str, ...]:
-        return ("text", "video", "audio") if self.sound and layout.audio_frames else ("text", "video")
+    def reads(self, layout: Layout) -> tuple[str, ...]:
+        return ("text", "image")
+
+    def writes(self, layout: Layout) -> tuple[str, ...]:
+        return ("video", "audio") if self.sound and layout.audio_frames else ("video",)
 
     def condition(self, example: Example, layout: Layout) -> list[Segment]:
         return [

@@ -21,9 +21,11 @@ class TextToVideo(Task):
     image: bool = False
     sound: bool = True
 
-    def needs(self, layout: Layout) -> tuple[str, ...]:
-        sounds = self.sound and not self.image and layout.audio_frames
-        return ("text", "video", "audio") if sounds else ("text", "video")
+    def reads(self, layout: Layout) -> tuple[str, ...]:
+        return ("text",)
+
+    def writes(self, layout: Layout) -> tuple[str, ...]:
+        return ("video", "audio") if self.sound and not self.image and layout.audio_frames else ("video",)
 
     def condition(self, example: Example, layout: Layout) -> list[Segment]:
         head = Segment.marker(Control.BOS, Control.TASK_VIDEO)
@@ -36,7 +38,7 @@ class TextToVideo(Task):
 
 
 def video_and_sound(example: Example, layout: Layout, sound: bool) -> list[Segment]:
-    """The whole clip, then its sound: the output that text-to-video and image-to-video share."""
+    """The whole clip, then its sound: the output of every task that carries `TASK_VIDEO`."""
     segments = [Segment.generated(*layout.visual(example.video)), Segment.marker(Control.EOV_O, generated=True)]
     if sound and layout.audio_frames:
         segments += [
@@ -45,3 +47,8 @@ def video_and_sound(example: Example, layout: Layout, sound: bool) -> list[Segme
             Segment.marker(Control.EOA_O, generated=True),
         ]
     return [*segments, Segment.marker(Control.EOS, generated=True)]
+
+
+def pictures(example: Example, layout: Layout) -> list[Segment]:
+    """The whole clip without sound: the output of every task that carries `TASK_PICTURES`."""
+    return video_and_sound(example, layout, sound=False)

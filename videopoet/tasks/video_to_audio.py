@@ -12,8 +12,11 @@ from videopoet.vocabulary import Control
 
 @dataclass(frozen=True, kw_only=True)
 class VideoToAudio(Task):
-    def needs(self, layout: Layout) -> tuple[str, ...]:
-        return ("video", "audio")
+    def reads(self, layout: Layout) -> tuple[str, ...]:
+        return ("video",)
+
+    def writes(self, layout: Layout) -> tuple[str, ...]:
+        return ("audio",)
 
     def condition(self, example: Example, layout: Layout) -> list[Segment]:
         return [

@@ -9,6 +9,8 @@ from lightning import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from videopoet.training.start import Exported, Start
+
 
 class SpecCallback(Callback):
     """Writes into every checkpoint how to rebuild the trained part, so that a checkpoint can be exported by itself."""
@@ -42,6 +44,10 @@ class FitCLI(LightningCLI):
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="Path to a configuration file in YAML.")
         return parser
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        help = "Weights to start from: an exported file, or a Start by class_path. A resumed run does not read them."
+        parser.add_argument("--start_from", type=Start | str | None, default=None, help=help)
+
     def before_instantiate_classes(self) -> None:
         if self.config.fit.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [RichProgressBar()]
@@ -49,6 +55,10 @@ class FitCLI(LightningCLI):
     def before_fit(self) -> None:
         model = self.config.fit.model.as_dict()
         self.trainer.callbacks.insert(0, SpecCallback(model["init_args"][self.model.component]))
+        start = self.config_init.fit.start_from
+        if start is not None and self.config.fit.ckpt_path is None:
+            start = Exported(file=start) if isinstance(start, str) else start
+            self.model.started_from = start.fill(getattr(self.model, self.model.component))
 
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback

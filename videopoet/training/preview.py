@@ -8,7 +8,7 @@ from videopoet.sampling.autoregressive import generate
 from videopoet.sampling.rules import Draw, Guidance, Temperature
 from videopoet.tasks.base import Example, read_layout
 from videopoet.tasks.text_to_video import TextToVideo
-from videopoet.tokenizers.audio.codec import AudioTokenizer
+from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.board import add_video
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.vocabulary import Modality
@@ -24,6 +24,14 @@ class SamplePreview(lightning.Callback):
         self.prompts = prompts
         self.visual, self.audio = component.load(visual, VideoTokenizer), component.load(audio, AudioTokenizer)
         self.draw = Draw(filters=(Temperature(value=temperature),), guidance=Guidance(scale=guidance))
+
+    def on_fit_start(self, trainer, pl_module) -> None:
+        """Raises ValueError where the audio tokenizer does not make the tokens that are trained on."""
+        facts = pl_module.metadata
+        vocabulary = read_layout(facts["layout"]).vocabulary
+        self.audio.must_match(
+            sample_rate=facts["sample_rate"], levels=vocabulary.audio_levels, codebook_size=vocabulary.audio_codes
+        )
 
     @torch.inference_mode()
     @torch.compiler.set_stance("force_eager")  # a cache of another length at every step would compile anew

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from videopoet import component
 from videopoet.models.token_lm import TokenLM
 from videopoet.sequence import Batch
 from videopoet.tasks.base import read_layout
@@ -17,11 +16,11 @@ from videopoet.tokenizers.schedule import warmup_cosine
 class TokenLMTraining(lightning.LightningModule):
     """AdamW with linear warm-up and cosine decay; logs the loss of each task and modality.
 
-    start_from: a shipped language model whose weights (and SentencePiece pieces) training starts from.
     compile: compile the trunk's blocks, once for all shapes (needs a C++ compiler; a minute at the start).
     """
 
     component = "model"  # the part that is exported
+    started_from: dict = {}  # metadata of the exported model it started from
 
     def __init__(
         self,
@@ -30,12 +29,10 @@ class TokenLMTraining(lightning.LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.05,
         warmup_steps: int = 200,
-        start_from: str | None = None,
         compile: bool = False,
     ):
         super().__init__()
         self.model = model
-        self.started_from = component.load_into(model, start_from) if start_from is not None else {}
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
         self.warmup_steps, self.compiled = warmup_steps, compile
 
@@ -55,6 +52,7 @@ class TokenLMTraining(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = self.model.loss(batch)
         self.log("train/loss", loss.total, prog_bar=True)
+        self.log("train/padding", batch.padding)
         self.log_dict({f"train/{batch.task}/{name}": value for name, value in loss.by_modality.items()})
         return loss.total
 

@@ -1,0 +1,37 @@
+"""Token shards that are not there: samples of code 0 in a layout, to look at a mixture without data."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from videopoet.data.schedule import Share
+from videopoet.tasks.base import OWN, Layout
+
+
+class BlankShards:
+    """What `Mixture` asks of a `ShardReader`, with every stream that the tasks need and one caption of the built-in world."""
+
+    folder = "blank examples"
+
+    def __init__(self, layout: Layout, shares: dict[str, Share]):
+        needed = (name for share in shares.values() for name in share.task.needs(layout))
+        self.layout, self.streams = layout, [name for name in dict.fromkeys(needed) if name not in OWN]
+        self.manifest = SimpleNamespace(streams={name: {} for name in self.streams})
+
+    def __len__(self) -> int:
+        return 1
+
+    def having(self, field: str) -> list[int]:
+        """All of them have it."""
+        return [0]
+
+    def read(self, index: int, fields: tuple[str, ...] | None = None) -> dict:
+        grid = np.zeros(self.layout.lattice, np.int64)
+        sound = np.zeros((self.layout.audio_frames, self.layout.vocabulary.audio_levels), np.int64)
+        said = {"captions": [CAPTION], "source": {"file": "class/file", "bounce": {"objects": [BLANK]}}}
+        record = {"__key__": "blank", "json": said, "visual": grid, **dict.fromkeys(self.streams, grid)}
+        return record | ({"audio": sound} if self.layout.audio_frames else {})
+
+
+CAPTION = "a small red circle falls and rebounds on a plain dark background"
+BLANK = {"motion": {"kind": ""}, "shape": "", "colour": "", "size": ""}  # a body of the built-in world, unnamed

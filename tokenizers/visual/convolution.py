@@ -1,0 +1,31 @@
+"""Three-dimensional convolution by the fast kernel whatever the size."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
+) -> Tensor:
+    """`F.conv3d`: float (b, c, t, h, w) by (c', c, k_t, k_h, k_w) -> (b, c', t', h', w'), from oneDNN where that can do it.
+
+    For a single clip in float32 on a CPU torch asks oneDNN only where channels x frames x rows exceed 20480 (and never
+    for kernels of 1 with one thread). Below that it takes a generic kernel, 2 to 10 times slower, which also gives up
+    channels-last memory. Chunks of a stream and small frames are all below.
+    """
+    if _for_one_dnn(x, weight):
+        return torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
+    return F.conv3d(x, weight, bias, stride, padding)
+
+
+def _for_one_dnn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor  # not a stand-in without memory
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")  # it does not know the operator; bfloat16 always goes to oneDNN
+    )
