@@ -74,7 +74,9 @@ def test_nothing_that_is_made_reaches_the_condition(model, task, example):
     x = model.embed(batch).detach().requires_grad_()
     start = len(Sequence.whole(task.condition(example, LAYOUT)))
     shown = batch.document[0, :start] > 0
-    (gradient,) = torch.autograd.grad(model.transformer(x, batch.position, batch.attention())[0, :start][shown].sum(), x)
+    (gradient,) = torch.autograd.grad(
+        model.transformer(x, batch.position, batch.attention())[0, :start][shown].sum(), x
+    )
     assert gradient[0, start:].abs().max() == 0
     assert (gradient[0, :start][~shown] == 0).all()
 
