@@ -4,7 +4,7 @@ The vocabulary is a few dozen lower-case words, and a caption has at most 22 of 
 model trains on it. Every caption names shape, colour, size and motion of each object, and the background.
 """
 
-_DIRECTION_PHRASES = {
+DIRECTION_PHRASES = {
     "left": ("to the left", "left"),
     "right": ("to the right", "right"),
     "up": ("to the top", "up"),
@@ -61,7 +61,7 @@ def _subject(body) -> str:
 
 
 def _motions(body) -> tuple[str, ...]:
-    direction = _DIRECTION_PHRASES.get(getattr(body.motion, "direction", ""), ("", ""))
+    direction = DIRECTION_PHRASES.get(getattr(body.motion, "direction", ""), ("", ""))
     return tuple(phrase.format(*direction) for phrase in _MOTION_PHRASES[body.motion.kind])
 
 

@@ -186,48 +186,41 @@ def write_media(path: str | os.PathLike, media: Media, crf: int = 12) -> None:
 
     Odd sizes are padded to even by repeating the last row or column. `crf` is x264's quality: 0 lossless .. 51.
     """
+    write_chunks(path, [media], crf)
+
+
+def write_chunks(path: str | os.PathLike, chunks: Iterable[Media], crf: int = 12) -> None:
+    """`write_media` for consecutive chunks of one video, each written as it comes and then let go.
+
+    All are of the first one's size and rates, with sound if it has sound. However a video is cut, the file is the same,
+    if every chunk's sound is of whole frames. Raises ValueError where they differ or there are none.
+    """
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if media.video is None and media.audio is None:
-        raise ValueError(f"{path}: nothing to write, neither video nor audio")
-    _check(path, media)
+    writer: _Writer | None = None
     try:
         with whole_or_nothing(path) as temporary:
             with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-                packets = _encoders(container, media, crf)
-                for packet in packets:
-                    container.mux(packet)
-    except (FFmpegError, OSError) as error:
-        raise ValueError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
-
-
-def write_video(path: str | os.PathLike, chunks: Iterable[np.ndarray], fps: float, crf: int = 12) -> None:
-    """`write_media` without sound, for pictures that come in chunks, uint8 `t h w 3`, of which one is held at a time."""
-    path, index, stream = Path(path), 0, None
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
-    try:
-        with whole_or_nothing(path) as temporary:
-            with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-                reformatter = VideoReformatter()
                 for chunk in chunks:
-                    if stream is None:
-                        _check(path, Media(video=chunk, fps=fps))
-                        stream = _video_stream(container, fps, chunk.shape[1:3], crf)
-                    for picture in chunk:
-                        frame = _frame(picture, stream, reformatter)
-                        frame.pts, index = index, index + 1
-                        container.mux(stream.encode(frame))
-                if stream is None:
+                    _check(path, chunk)
+                    writer = writer or _Writer(container, chunk, crf)
+                    if _kind(chunk) != writer.kind:
+                        raise ValueError(f"{path}: a chunk is {_kind(chunk)}, the first was {writer.kind}")
+                    for packet in writer.packets(chunk):
+                        container.mux(packet)
+                if writer is None:
                     raise ValueError(f"{path}: nothing to write, no picture")
-                container.mux(stream.encode(None))
+                for packet in writer.rest():
+                    container.mux(packet)
     except (FFmpegError, OSError) as error:
         raise ValueError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _check(path: Path, media: Media) -> None:
     video, audio = media.video, media.audio
+    if video is None and audio is None:
+        raise ValueError(f"{path}: nothing to write, neither video nor audio")
     if video is not None and (video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape):
         raise ValueError(f"{path}: video must be uint8 t h w 3, not {video.dtype} {video.shape}")
     if video is not None and not media.fps > 0:
@@ -236,16 +229,53 @@ def _check(path: Path, media: Media) -> None:
         raise ValueError(f"{path}: audio must be float (1 or 2, samples), not {audio.dtype} {audio.shape}")
 
 
-def _encoders(container: av.container.OutputContainer, media: Media, crf: int) -> Iterator[av.Packet]:
-    """Packets of both streams; all streams are added before the first packet, as mp4 wants."""
-    video = audio = None
-    if media.video is not None:
-        video = _video_stream(container, media.fps, media.video.shape[1:3], crf)
-    if media.audio is not None and media.audio.shape[1]:
-        rate = media.sample_rate if media.sample_rate in AAC_RATES else 48000
-        audio = container.add_stream("aac", rate=rate, layout=("mono", "stereo")[media.audio.shape[0] - 1])
-        audio.bit_rate = 96000 * media.audio.shape[0]
-    yield from _interleave(media, video, audio)
+def _kind(media: Media) -> str:
+    """What all chunks of a file have in common, in words."""
+    video = "" if media.video is None else f"{media.video.shape[2]} x {media.video.shape[1]} at {media.fps:g} fps"
+    audio = "" if media.audio is None else f"{media.audio.shape[0]} channels at {media.sample_rate} Hz"
+    return " with ".join(part for part in (video, audio) if part)
+
+
+class _Writer:
+    """The streams of an mp4 and how much of each is written; all are added before the first packet, as mp4 wants."""
+
+    def __init__(self, container: av.container.OutputContainer, first: Media, crf: int):
+        self.kind, self.frames, self.samples = _kind(first), 0, 0
+        self.reformatter, self.video, self.audio = VideoReformatter(), None, None
+        if first.video is not None:
+            self.video = _video_stream(container, first.fps, first.video.shape[1:3], crf)
+        if first.audio is not None and first.audio.shape[1]:
+            rate = first.sample_rate if first.sample_rate in AAC_RATES else 48000
+            self.audio = container.add_stream("aac", rate=rate, layout=("mono", "stereo")[first.audio.shape[0] - 1])
+            self.audio.bit_rate = 96000 * first.audio.shape[0]
+
+    def packets(self, media: Media) -> Iterator[av.Packet]:
+        """A chunk, frame by frame and the sound of each after it."""
+        num_frames = 0 if self.video is None else len(media.video)
+        block = media.sample_rate if not num_frames else max(1, round(media.sample_rate / media.fps))
+        num_blocks = 0 if self.audio is None else -(-media.audio.shape[1] // block)
+        for index in range(max(num_frames, num_blocks)):
+            if index < num_frames:
+                frame = _frame(media.video[index], self.video, self.reformatter)
+                frame.pts, self.frames = self.frames, self.frames + 1
+                yield from self.video.encode(frame)
+            if index < num_blocks:
+                samples = media.audio[:, index * block : (index + 1) * block]
+                yield from self.audio.encode(self._sound(samples, media.sample_rate))
+
+    def _sound(self, samples: np.ndarray, sample_rate: int) -> av.AudioFrame:
+        samples = np.ascontiguousarray(samples, dtype=np.float32).clip(-1, 1)
+        sound = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self.audio.layout.name)
+        sound.sample_rate = sample_rate
+        sound.pts, sound.time_base = self.samples, Fraction(1, sample_rate)
+        self.samples += samples.shape[1]
+        return sound
+
+    def rest(self) -> Iterator[av.Packet]:
+        """What the encoders still hold."""
+        for stream in (self.video, self.audio):
+            if stream is not None:
+                yield from stream.encode(None)
 
 
 def _video_stream(
@@ -263,27 +293,6 @@ def _video_stream(
     video.codec_context.color_range = ColorRange.MPEG
     video.codec_context.color_primaries = video.codec_context.color_trc = 6  # SMPTE 170M
     return video
-
-
-def _interleave(media: Media, video: av.VideoStream | None, audio: av.AudioStream | None) -> Iterator[av.Packet]:
-    reformatter = VideoReformatter()
-    num_frames = 0 if video is None else len(media.video)
-    block = media.sample_rate if not num_frames else max(1, round(media.sample_rate / media.fps))
-    num_blocks = 0 if audio is None else -(-media.audio.shape[1] // block)
-    for index in range(max(num_frames, num_blocks)):
-        if index < num_frames:
-            frame = _frame(media.video[index], video, reformatter)
-            frame.pts = index
-            yield from video.encode(frame)
-        if index < num_blocks:
-            samples = np.ascontiguousarray(media.audio[:, index * block : (index + 1) * block], dtype=np.float32)
-            sound = av.AudioFrame.from_ndarray(samples.clip(-1, 1), format="fltp", layout=audio.layout.name)
-            sound.sample_rate = media.sample_rate
-            sound.pts, sound.time_base = index * block, Fraction(1, media.sample_rate)
-            yield from audio.encode(sound)
-    for stream in (video, audio):
-        if stream is not None:
-            yield from stream.encode(None)
 
 
 def _frame(picture: np.ndarray, stream: av.VideoStream, reformatter: VideoReformatter) -> av.VideoFrame:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from videopoet.data.media import Media
 from videopoet.evaluation.prefix import compare
 from videopoet.pipeline import DEFAULT_DRAW, TASKS, VideoPoet
 from videopoet.sampling.request import Request
+from videopoet.sampling.rules import Draw, Guidance
 from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
@@ -76,7 +78,7 @@ def test_a_codec_of_another_geometry_is_an_error_with_both_numbers(poet, message
 def test_a_seed_reproduces_and_rows_are_independent(poet, task):
     request = request_of(task)
     drawn = [
-        poet._draw(poet.tasks[task], poet._examples(poet.tasks[task], rows), DEFAULT_DRAW, seed, None)
+        poet._draw(poet.tasks[task], rows, poet._examples(poet.tasks[task], rows), DEFAULT_DRAW, seed, None)
         for rows, seed in (([request] * 2, 4), ([request], 5))
     ]
     assert all(torch.equal(ids[1], drawn[1][modality][0]) for modality, ids in drawn[0].items())
@@ -87,6 +89,40 @@ def test_a_seed_reproduces_and_rows_are_independent(poet, task):
         assert difference.max() <= 1, "same tokens, decoded alone and in a batch"
     if second.audio is not None:
         np.testing.assert_allclose(both[1].audio, second.audio, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_takes_candidates_and_a_negative_prompt(poet, task):
+    """The scorer's choice is returned; a negative prompt changes the draws of a text or class, others refuse it."""
+    made = []
+
+    def last(request, candidates):
+        made.extend(candidates)
+        return list(range(len(candidates)))
+
+    request, reads = request_of(task), TASKS[task].reads(LAYOUT)
+    assert poet.generate(task, [request], num_candidates=2, scorer=last)[0] is made[1]
+    negative = replace(request, negative_prompt="a blue square")
+    fitted = poet._fitted(poet.tasks[task], [request])
+
+    def drawn(r):
+        draw = Draw(guidance=Guidance(text=20.0))
+        return poet._draw(fitted, [r], poet._examples(fitted, [r]), draw, [0], None)
+
+    if not {"text", "label"} & set(reads):
+        with pytest.raises(ValueError, match="works through text guidance"):
+            drawn(negative)
+        return
+    plain, led = drawn(request), drawn(negative)
+    assert any(not torch.equal(ids, led[modality]) for modality, ids in plain.items())
+
+
+def test_a_sound_stays_only_where_the_task_reads_its_video(poet):
+    """As in a chain, where what was made before is given to tasks that do not ask for it."""
+    video = Media(video=SCENE.render(17, 8, 32), fps=8.0, audio=SCENE.sound(17, 8)[None])
+    for task in ("class-to-video", "text-to-image"):
+        assert poet.generate(task, [Request(prompt="red circle", video=video)])[0].audio is None
+    assert poet.generate("frame-interpolation", [Request(video=video)])[0].audio is not None
 
 
 def test_the_image_is_the_first_frame_of_the_video(poet):

@@ -10,7 +10,7 @@ import torch
 from videopoet import component, token_file
 from videopoet.cli import main
 from videopoet.data.bounce import Scene
-from videopoet.data.media import Media, read_media, write_media, write_video
+from videopoet.data.media import Media, read_media, write_media
 from videopoet.data.transforms import video_to_float, video_to_uint8
 from videopoet.token_file import decode_video, encode_video
 from videopoet.tokenizers.token_file.container import TokenReader
@@ -58,7 +58,7 @@ def test_any_video_goes_to_a_token_file_and_back(visual, shipped, clip, tmp_path
 def test_the_decoded_pictures_are_those_of_the_codes_trimmed(visual, clip, tmp_path, monkeypatch):
     encode_video(clip, tmp_path / "x.vpt", visual)
     written = []
-    monkeypatch.setattr(token_file, "write_video", lambda out, chunks, fps: written.extend(chunks))
+    monkeypatch.setattr(token_file, "write_chunks", lambda out, chunks: written.extend(c.video for c in chunks))
     decode_video(tmp_path / "x.vpt", tmp_path / "x.mp4", visual)
     whole = video_to_uint8(visual.decode(torch.from_numpy(codes_of(tmp_path / "x.vpt"))[None]))[0, :18, :30, :44]
     assert np.abs(np.concatenate(written).astype(int) - whole).max() <= 1  # one-shot may round otherwise
@@ -196,13 +196,3 @@ def test_failures_are_one_line_and_leave_nothing(visual, shipped, clip, tmp_path
         assert stop.value.code not in (0, None) and "Traceback" not in error, (arguments, error)
         assert message in error.splitlines()[-1], (arguments, error)
         assert sorted(p.name for p in tmp_path.iterdir()) == before, arguments
-
-
-def test_write_video_equals_write_media_however_it_is_cut(tmp_path):
-    video = Scene.sample(1).render(9, 8, 32)
-    write_media(tmp_path / "a.mp4", Media(video=video, fps=8.0))
-    write_video(tmp_path / "b.mp4", np.split(video, [1, 5]), fps=8.0)
-    assert np.array_equal(read_media(tmp_path / "a.mp4").video, read_media(tmp_path / "b.mp4").video)
-    with pytest.raises(ValueError, match="nothing to write"):
-        write_video(tmp_path / "c.mp4", [], fps=8.0)
-    assert not (tmp_path / "c.mp4").exists()

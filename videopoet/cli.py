@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from videopoet.commands import corpus, demo, evaluate, inspect, sample, tokenizer, train
+from videopoet.commands import chain, corpus, demo, evaluate, inspect, sample, tokenizer, train
 from videopoet.commands.safely import run_safely
 
 EPILOG = """\
@@ -13,6 +13,7 @@ from media files to a model, and from a prompt to an mp4:
   videopoet fit -c configs/demo/lm.yaml                    train (any part; a LightningCLI)
   videopoet export last.ckpt --out lm.safetensors          checkpoint -> one shippable file
   videopoet sample text-to-video --prompt "a small red circle falls and rebounds on a plain dark background" --out x.mp4
+  videopoet chain "text-to-video --prompt '...'" frame-prediction --out x.mp4    several tasks in a row
   videopoet evaluate bounce --task text-to-video --n 64    measure against a world whose truth is known
 """
 
@@ -26,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (corpus, tokenizer, inspect, train, sample, evaluate, demo):
+    for module in (corpus, tokenizer, inspect, train, sample, chain, evaluate, demo):
         module.add(commands)
     return root
 

@@ -71,16 +71,36 @@ def save(
     half: store floating-point weights as float16.
     int8: store the matrices and kernels whose name starts so in 8 bits, with a scale per output channel.
     """
-    path = Path(path)
+    floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    stored = dict.fromkeys(floats, torch.float16 if half else torch.float32)
+    if int8 is not None:
+        stored |= {name: torch.int8 for name, tensor in floats.items() if name.startswith(int8) and tensor.ndim > 1}
+    _write(Path(path), spec, state, metadata or {}, stored)
+
+
+def save_again(path: str | Path, module: nn.Module) -> None:
+    """Write a component that `load` made with the weights it has now, each stored as it was in the file it came from.
+
+    Unchanged weights give a file of the same fingerprint. Raises ValueError for a module that was not loaded.
+    """
+    if not hasattr(module, "stored"):
+        raise ValueError(f"this {type(module).__name__} does not come from a file: write it by 'videopoet export'")
+    # Only what the file held: a class may since have learnt to say more of itself, by which it would have another name.
+    state = {name: tensor for name, tensor in module.state_dict().items() if name in module.stored}
+    _write(Path(path), module.spec, state, module.metadata, module.stored)
+
+
+def _write(path: Path, spec: dict, state: dict[str, Tensor], metadata: dict, stored: dict[str, torch.dtype]) -> None:
+    """stored: the dtype of each floating-point weight in the file; of others it does not matter."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, tensor in state.items():
-        if int8 is not None and name.startswith(int8) and tensor.is_floating_point() and tensor.ndim > 1:
+        if stored.get(name) is torch.int8:
             tensors[name], tensors[name + SCALE] = _to_int8(tensor)
         else:
-            tensors[name] = tensor.half() if half and tensor.is_floating_point() else tensor
+            tensors[name] = tensor.to(stored[name]) if tensor.is_floating_point() else tensor
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    header = {"format": FORMAT, "spec": json.dumps(spec), "metadata": json.dumps(metadata or {})}
+    header = {"format": FORMAT, "spec": json.dumps(spec), "metadata": json.dumps(metadata)}
     part = path.with_name(path.name + ".part")
     try:
         save_file(tensors, part, metadata=header)
@@ -96,8 +116,9 @@ def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def load(path: str | Path, expect: type[nn.Module] | None = None) -> nn.Module:
-    """Rebuild a component in fp32, in eval mode, with `.metadata` and `.fingerprint` set.
+    """Rebuild a component in fp32, in eval mode, with `.metadata`, `.fingerprint`, `.spec` and `.stored` set.
 
+    `stored`: the dtype of each of its weights in the file, for `save_again`.
     Raises ValueError where the file is missing, is no component, is of another class than expected, or does not fit.
     """
     header, state = _read(path)
@@ -106,6 +127,7 @@ def load(path: str | Path, expect: type[nn.Module] | None = None) -> nn.Module:
         raise ValueError(f"{path} holds {type(module).__name__}, {expect.__name__} is needed")
     fit(module, state, str(path))
     module.metadata, module.fingerprint = json.loads(header["metadata"]), fingerprint(header["spec"], state)
+    module.spec, module.stored = json.loads(header["spec"]), _stored(path)
     return module.eval()
 
 
@@ -138,6 +160,12 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         )
     scales = {name: stored.pop(name + SCALE) for name in list(stored) if name + SCALE in stored}
     return header, {name: t * scales[name] if name in scales else t for name, t in stored.items()}
+
+
+def _stored(path: str | Path) -> dict[str, torch.dtype]:
+    """The dtype of each weight in a file."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name).dtype for name in file.keys() if not name.endswith(SCALE)}
 
 
 def fit(module: nn.Module, state: dict[str, Tensor], name: str) -> None:

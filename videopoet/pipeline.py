@@ -2,19 +2,22 @@
 
 import difflib
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from videopoet import component
+from videopoet import component, hub
 from videopoet.conditions.shot import Condition, Shot
 from videopoet.data.media import Media, read_audio, read_image, read_media
 from videopoet.data.transforms import ResizeCrop, video_to_float, video_to_uint8
 from videopoet.models.token_lm import TokenLM
-from videopoet.sampling.autoregressive import generate
-from videopoet.sampling.request import Request
+from videopoet.sampling.autoregressive import generate, num_tokens
+from videopoet.sampling.conditions import present, unconditioned
+from videopoet.sampling.ranking import Scorer, best, candidate_seeds
+from videopoet.sampling.request import Request, requests_of, sound_of
 from videopoet.sampling.rules import Draw, Guidance, Temperature
 from videopoet.tasks.audio_length import num_audio_frames, num_samples
 from videopoet.tasks.base import Example, Layout, Task, read_layout
@@ -26,8 +29,8 @@ from videopoet.vocabulary import Modality
 #: The model that ships with the package.
 SHIPPED = Path(__file__).parent / "shipped"
 
-DEFAULT_DRAW = Draw(filters=(Temperature(value=0.9),), guidance=Guidance(scale=2.0))
-ROWS = 64  # requests sampled at one time
+DEFAULT_DRAW = Draw(filters=(Temperature(value=0.9),), guidance=Guidance(text=2.0))
+ROWS = 64  # requests or candidates sampled at one time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,22 @@ class VideoPoet:
             component.load(folder / "lm.safetensors", TokenLM),
         )
 
+    @classmethod
+    def from_hub(cls, repo: str, revision: str | None = None) -> "VideoPoet":
+        """Download a model that `push_to_hub` wrote, and load it. Nothing else here uses the network."""
+        return cls.from_pretrained(hub.download(repo, revision))
+
+    def save_pretrained(self, folder: str | Path, *, measured: dict | None = None) -> None:
+        """Write what `from_pretrained` reads, `config.json` with the facts and `README.md`, a model card.
+
+        measured: a report of `videopoet evaluate bounce --out`; what was not measured the card leaves blank.
+        """
+        hub.save(self, Path(folder), measured)
+
+    def push_to_hub(self, repo: str, *, measured: dict | None = None, private: bool = True) -> str:
+        """Upload the same files to `repo` ("user/name") with your Hugging Face login; returns the address."""
+        return hub.push(self, repo, measured, private)
+
     def to(self, device: str | torch.device) -> "VideoPoet":
         for part in (self.visual, self.audio, self.model):
             part.to(device)
@@ -86,37 +105,66 @@ class VideoPoet:
 
     def generate(
         self,
-        task: str,
-        requests: list[Request],
+        task: str | Task,
+        requests: list[Request] | None = None,
         *,
         draw: Draw = DEFAULT_DRAW,
         seed: int = 0,
+        num_candidates: int = 1,
+        scorer: Scorer | None = None,
         progress: Callable[[int], None] | None = None,
+        **given,
     ) -> list[Media]:
         """Make one media per request; request i draws from seed + i, alone or in a batch.
 
+        task: a name, or a task such as `TextToVideo()`. In place of a list of requests the fields of one may be given:
+        `poet.generate("text-to-video", prompt="...")`.
+        num_candidates, scorer: make so many of each request at once and return the one that the scorer likes best.
         Text-to-image gives one frame. Tasks with a past (frame prediction, audio-visual continuation) give the given
         video and what follows it. A given sound stays where none is made, and given pictures where none are made.
         `progress` is called with the number of tokens each step made.
         Raises ValueError for an unknown or untrained task and for requests that lack what the task needs.
         """
+        task, requests = self._task(task), requests_of(requests, given)
+        if num_candidates > 1 and scorer is None:
+            raise ValueError(f"{num_candidates} candidates need a scorer that chooses between them")
+        rows = [(r, s) for i, r in enumerate(requests) for s in candidate_seeds(seed + i, num_candidates)]
+        media: list[Media] = []
+        for start in range(0, len(rows), ROWS):
+            part, seeds = zip(*rows[start : start + ROWS])
+            fitted = self._fitted(task, part)
+            examples = self._examples(fitted, part)
+            ids = self._draw(fitted, part, examples, draw, seeds, progress)
+            media += self._media(fitted, part, examples, ids)
+        if scorer is None:
+            return media
+        groups = [media[start : start + num_candidates] for start in range(0, len(media), num_candidates)]
+        return [best(scorer, request, group) for request, group in zip(requests, groups)]
+
+    def num_tokens(self, task: str | Task) -> int:
+        """Tokens that one candidate of one request takes, as `progress` counts them."""
+        task = self._task(task)
+        return num_tokens(task.target(task.blank(self.layout), self.layout))
+
+    def _task(self, task: str | Task) -> Task:
+        """A task of the model by its name, or a given one whose class the model was trained on."""
+        if isinstance(task, Task):
+            name = next((name for name, each in (*TASKS.items(), *self.tasks.items()) if each == task), None)
+            if any(type(task) is type(trained) for trained in self.tasks.values()):
+                return task
+            task = name or type(task).__name__
         check_task(task, self.tasks)
-        for request in requests:
-            check_request(request)
-        media = []
-        for start in range(0, len(requests), ROWS):
-            rows = requests[start : start + ROWS]
-            fitted = self._fitted(self.tasks[task], rows)
-            examples = self._examples(fitted, rows)
-            ids = self._draw(fitted, examples, draw, seed + start, progress)
-            media += self._media(fitted, rows, examples, ids)
-        return media
+        return self.tasks[task]
 
     def _draw(
-        self, task: Task, examples: list[Example], draw: Draw, seed: int, progress
+        self,
+        task: Task,
+        requests: Many[Request],
+        examples: Many[Example],
+        draw: Draw,
+        seeds: int | Many[int],
+        progress: Callable[[int], None] | None,
     ) -> dict[Modality, torch.Tensor]:
-        none = self.model.text([""])[0]
-        guided = bool({"text", "label"} & set(task.reads(self.layout)))
         last = 0
 
         def advance(done: int, total: int) -> None:
@@ -125,25 +173,30 @@ class VideoPoet:
                 progress((done - last) * len(examples))
             last = done
 
+        conditions = [task.condition(example, self.layout) for example in examples]
+        draw = replace(draw, guidance=draw.guidance.within(present(conditions[0])))
+        if Modality.TEXT not in draw.guidance.guided and any(request.negative_prompt for request in requests):
+            raise ValueError("a negative prompt works through text guidance, and there is none: set it to other than 1")
+        negatives = self.model.text([request.negative_prompt for request in requests])
         return generate(
             self.model,
-            [task.condition(example, self.layout) for example in examples],
-            [task.condition(replace(e, text=none, label=none), self.layout) for e in examples] if guided else (),
+            conditions,
+            unconditioned(conditions, negatives, draw.guidance),
             task.target(task.blank(self.layout), self.layout),
             self.layout.vocabulary,
-            draw if guided else replace(draw, guidance=None),
-            seed,
+            draw,
+            seeds,
             advance,
         )
 
-    def _fitted(self, task: Task, requests: list[Request]) -> Task:
+    def _fitted(self, task: Task, requests: Many[Request]) -> Task:
         """The task with the past that the shortest of the given videos has, where its past is variable."""
         videos = [r.video.video for r in requests if r.video is not None and r.video.video is not None]
         if not videos or not task.past(self.layout):
             return task
         return task.with_past(1 + (min(map(len, videos)) - 1) // self.layout.frame_stride)
 
-    def _examples(self, task: Task, requests: list[Request]) -> list[Example]:
+    def _examples(self, task: Task, requests: Many[Request]) -> list[Example]:
         """What is given, as codes: exactly what the task reads is encoded, anything else is blank."""
         readers = {"image": self._read_image, "video": self._read_video, "audio": self._read_audio}
         examples = []
@@ -168,7 +221,7 @@ class VideoPoet:
 
     def _read_audio(self, task: Task, request: Request, example: Example) -> Example:
         """The sound of the whole clip from its start, or of the past up to its end."""
-        sound, past = _sound_of(request), task.past(self.layout)
+        sound, past = sound_of(request), task.past(self.layout)
         if sound is None:
             raise ValueError("this task needs a sound: a sound file, or a video that has sound")
         frames = self.layout.frames_of(past) or self.geometry.frames
@@ -211,7 +264,7 @@ class VideoPoet:
 
     @torch.inference_mode()
     def _media(
-        self, task: Task, requests: list[Request], examples: list[Example], ids: dict[Modality, torch.Tensor]
+        self, task: Task, requests: Many[Request], examples: Many[Example], ids: dict[Modality, torch.Tensor]
     ) -> list[Media]:
         rows = [{modality: drawn[i].cpu() for modality, drawn in ids.items()} for i in range(len(requests))]
         whole = [task.complete(example, row, self.layout) for example, row in zip(examples, rows)]
@@ -222,7 +275,12 @@ class VideoPoet:
             videos = [np.concatenate([v, m]) for v, m in zip(videos, made)] if past else list(made)
         else:
             videos = [None if video is None else video[: self.geometry.frames] for video in videos]
-        sounds = [_sound_of(request) for request in requests]
+        timed = set(task.reads(self.layout)) - {
+            "text",
+            "label",
+            "image",
+        }  # else the clip has nothing to do with a video
+        sounds = [sound_of(request) if timed else None for request in requests]
         if "audio" in writes:
             codes = torch.stack([example.audio for example in whole]).to(self.device)
             made = self.audio.decode(codes).float().cpu().numpy()[:, :, self._samples(past) :]
@@ -281,27 +339,6 @@ def check_audio(audio: AudioTokenizer, layout: Layout, geometry: Geometry) -> No
             f"the audio tokenizer makes {frames} frames of a clip (hop {audio.hop}), {layout.audio_frames} are needed: "
             "use the one of the same run"
         )
-
-
-def check_request(request: Request) -> None:
-    """Raises ValueError where a request is not what it should be."""
-    if not isinstance(request, Request) or not isinstance(request.prompt, str):
-        raise ValueError("a prompt is a text: pass a list of Request(prompt='...')")
-    image = request.image
-    if image is not None and not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3):
-        raise ValueError("an image is an array uint8 (h, w, 3): read a file with poet.read_image(path)")
-    if request.video is not None and not isinstance(request.video, Media):
-        raise ValueError("a video is a Media: read a file with poet.read_video(path)")
-    if request.audio is not None and not isinstance(request.audio, Media):
-        raise ValueError("a sound is a Media: read a file with poet.read_audio(path)")
-
-
-def _sound_of(request: Request) -> np.ndarray | None:
-    """The given sound as one channel, float32 (1, s): a sound of its own, or that of the given video."""
-    for media in (request.audio, request.video):
-        if media is not None and media.audio is not None:
-            return np.asarray(media.audio, np.float32).mean(0, keepdims=True)
-    return None
 
 
 def check_task(task: str, trained: Iterable[str]) -> None:

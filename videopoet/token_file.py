@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videopoet.data.media import stream_media, write_video
+from videopoet.data.media import Media, stream_media, write_chunks
 from videopoet.data.transforms import ResizeCrop, video_to_float, video_to_uint8
 from videopoet.tokenizers.streaming import Stream
 from videopoet.tokenizers.token_file.container import Header, TokenReader, TokenWriter
@@ -77,17 +77,17 @@ def decode_video(
     reader.check_tokenizer(tokenizer.fingerprint)
     header = reader.header
 
-    def pictures() -> Iterator[np.ndarray]:
+    def pictures() -> Iterator[Media]:
         left = header.size[0]
         for video in _videos(tokenizer, reader, tiles):
             part = video[:, :, :left, : header.size[1], : header.size[2]]
             left -= part.shape[2]
             if part.shape[2]:
-                yield video_to_uint8(part[0])
+                yield Media(video=video_to_uint8(part[0]), fps=float(header.fps))
             if progress:
                 progress(part.shape[2])
 
-    write_video(out, pictures(), float(header.fps))
+    write_chunks(out, pictures())
     return header
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from videopoet.data import media as media_module
 from videopoet.data.bounce import Scene
 from videopoet.data.channels import MIX_DOWN, EachChannel, MixDown
-from videopoet.data.media import Media, read_audio, read_image, read_media, stream_media, write_media
+from videopoet.data.media import Media, read_audio, read_image, read_media, stream_media, write_chunks, write_media
 from videopoet.data.transforms import ResizeCrop, audio_to_float, audio_to_int16, video_to_float, video_to_uint8
 
 
@@ -73,6 +73,41 @@ def test_a_browser_can_play_what_is_written(tmp_path):
         assert (video.codec_context.name, video.pix_fmt, audio.codec_context.name) == ("h264", "yuv420p", "aac")
     content = (tmp_path / "a.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_video_written_in_chunks_is_the_same_file(tmp_path, sound):
+    """Chunks come from a generator, each asked for when the one before is written."""
+    scene, asked = Scene.sample(2), []
+    video, audio = scene.render(25, 8, 32), scene.sound(25, 8)[None]
+    write_media(tmp_path / "whole.mp4", Media(video=video, fps=8.0, audio=audio if sound else None))
+
+    def chunks():
+        for start, stop in ((0, 1), (1, 17), (17, 25)):
+            asked.append(start)
+            part = audio[:, start * 2000 : stop * 2000]
+            yield Media(video=video[start:stop], fps=8.0, audio=part if sound else None)
+
+    write_chunks(tmp_path / "parts.mp4", chunks())
+    assert asked == [0, 1, 17]
+    assert (tmp_path / "parts.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("second", "cause"),
+    [
+        (Media(video=numbered(3, 16, 16), fps=8), "a chunk is 16 x 16 at 8 fps, the first was 32 x 24 at 8 fps"),
+        (Media(video=numbered(3), fps=9), "at 9 fps, the first was"),
+        (Media(video=numbered(3), fps=8, audio=tone(3 / 8)), "with 1 channels at 16000 Hz, the first was"),
+        (Media(video=None, fps=8), "nothing to write"),
+    ],
+)
+def test_chunks_that_do_not_fit_together_are_refused(tmp_path, second, cause):
+    with pytest.raises(ValueError, match=cause):
+        write_chunks(tmp_path / "a.mp4", [Media(video=numbered(3), fps=8), second])
+    with pytest.raises(ValueError, match="nothing to write"):
+        write_chunks(tmp_path / "a.mp4", [])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ HOSTILE = {
     "empty.wav": ("unreadable", "the file is empty"),
     "text.mp3": ("unreadable", "cannot be read"),
     "pictures.mp4": ("unreadable", "has no audio track"),
-    "nan.wav": ("damaged", "NaN or infinite samples after 1.4"),
+    "nan.wav": ("damaged", "after 1.47 s; re-encode the file, after 1 clips"),
 }
 
 

@@ -42,7 +42,9 @@ def test_gating_is_silu_times_the_other_half():
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("function", [gated, lambda x: rms_norm(x, torch.ones(8, dtype=x.dtype))], ids=["gated", "rms_norm"])
+@pytest.mark.parametrize(
+    "function", [gated, lambda x: rms_norm(x, torch.ones(8, dtype=x.dtype))], ids=["gated", "rms_norm"]
+)
 def test_bfloat16_stays_close(function):
     x = torch.randn(4, 8)
     torch.testing.assert_close(function(x.bfloat16()).float(), function(x), rtol=0.02, atol=0.02)

@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from videopoet.models import cross_entropy as chunked
 from videopoet.models.cross_entropy import cross_entropy
 from videopoet.models.token_io import Factored, Flat, IndependentFactors
-from videopoet.sampling.autoregressive import row_generators
-from videopoet.sampling.rules import Draw
+from videopoet.sampling.rules import Draw, Place, uniforms
 from videopoet.vocabulary import Vocabulary
 
 STARTS = [0, 256, 320, 336]  # control, visual, audio level by level
@@ -62,7 +61,7 @@ def test_sampling_follows_the_loss(io):
     if isinstance(io, Flat) and io.ranges is None:
         pytest.skip("its loss spends probability on other kinds")
     hidden = torch.randn(1, WIDTH)
-    drawn = io.sample(hidden.expand(4000, -1), VOCABULARY.visual(), Draw(), row_generators(0, 4000))
+    drawn = io.sample(hidden.expand(4000, -1), VOCABULARY.visual(), Draw(), Place(0, 1, uniforms(range(4000), 1)[0]))
     share = torch.bincount(drawn - 256, minlength=64) / 4000
     assert (share - (-nats(io, hidden, VISUAL)).exp()).abs().max() < 0.03
 
@@ -135,7 +134,7 @@ def test_what_does_not_split_is_refused(cls):
     with pytest.raises(ValueError, match="64 visual codes do not split into 4 equal groups of bits"):
         cls(**FACTORED, factors=4)
     with pytest.raises(ValueError, match="cut through the visual codes"):
-        cls(**FACTORED).sample(torch.randn(1, WIDTH), range(250, 270), Draw(), row_generators(0, 1))
+        cls(**FACTORED).sample(torch.randn(1, WIDTH), range(250, 270), Draw(), Place())
 
 
 def test_starts_must_be_those_of_the_vocabulary():

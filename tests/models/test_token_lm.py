@@ -11,7 +11,8 @@ from videopoet import component
 from videopoet.models.attend import plan_attention
 from videopoet.pipeline import TASKS
 from videopoet.sampling.autoregressive import generate
-from videopoet.sampling.rules import Draw, Guidance, Temperature, TopK, TopP
+from videopoet.sampling.conditions import unconditioned
+from videopoet.sampling.rules import Draw, Guidance, Place, Temperature, TopK, TopP
 from videopoet.sequence import Batch, Sequence
 from videopoet.vocabulary import Modality
 
@@ -74,7 +75,9 @@ def test_nothing_that_is_made_reaches_the_condition(model, task, example):
     x = model.embed(batch).detach().requires_grad_()
     start = len(Sequence.whole(task.condition(example, LAYOUT)))
     shown = batch.document[0, :start] > 0
-    (gradient,) = torch.autograd.grad(model.transformer(x, batch.position, batch.attention())[0, :start][shown].sum(), x)
+    (gradient,) = torch.autograd.grad(
+        model.transformer(x, batch.position, batch.attention())[0, :start][shown].sum(), x
+    )
     assert gradient[0, start:].abs().max() == 0
     assert (gradient[0, :start][~shown] == 0).all()
 
@@ -109,11 +112,11 @@ def test_image_logits_are_the_video_s_first_frame(model, example):
 
 
 def run(model, task, examples, draw, seed=0):
-    none = model.text([""])[0]
+    conditions = [task.condition(e, LAYOUT) for e in examples]
     return generate(
         model,
-        [task.condition(e, LAYOUT) for e in examples],
-        [task.condition(replace(e, text=none, label=none), LAYOUT) for e in examples],
+        conditions,
+        unconditioned(conditions, model.text([""]) * len(examples), draw.guidance),
         task.target(replace(task.blank(LAYOUT), seed=examples[0].seed), LAYOUT),
         VOCABULARY,
         draw,
@@ -139,7 +142,7 @@ def test_sampled_ids_are_legal_and_reproducible(model, task, example):
 
 
 def test_a_row_does_not_depend_on_its_batch(model, example):
-    task, draw = TASKS["text-to-video"], Draw(guidance=Guidance(scale=2.0))
+    task, draw = TASKS["text-to-video"], Draw(guidance=Guidance(text=2.0))
     both = run(model, task, [example, example], draw, seed=5)
     second = run(model, task, [example], draw, seed=6)
     assert torch.equal(both[Modality.VISUAL][1:], second[Modality.VISUAL])
@@ -148,22 +151,22 @@ def test_a_row_does_not_depend_on_its_batch(model, example):
 
 def test_guidance_one_is_none(model, example):
     task = TASKS["text-to-video"]
-    plain, guided = (run(model, task, [example], Draw(guidance=g)) for g in (None, Guidance(scale=1.0)))
+    plain, guided = (run(model, task, [example], Draw(guidance=g)) for g in (Guidance(), Guidance(text=1.0)))
     assert all(torch.equal(plain[m], guided[m]) for m in plain)
 
 
 def test_image_tokens_are_the_video_s_first_under_one_seed(model, example):
-    draw = Draw(guidance=Guidance(scale=2.0))
+    draw = Draw(guidance=Guidance(text=2.0))
     image, video = (run(model, TASKS[t], [example], draw, seed=3) for t in ("text-to-image", "text-to-video"))
     ids = image[Modality.VISUAL]
     assert torch.equal(ids, video[Modality.VISUAL][:, : ids.shape[1]])
 
 
 def test_filters():
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    assert torch.isfinite(TopK(k=2)(logits)).tolist() == [[True, True, False, False]]
-    assert torch.isfinite(TopP(p=0.7)(logits)).tolist() == [[True, True, False, False]]
-    assert torch.isfinite(TopP(p=0.1)(logits)).sum() == 1
+    logits, place = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log(), Place()
+    assert torch.isfinite(TopK(k=2)(logits, place)).tolist() == [[True, True, False, False]]
+    assert torch.isfinite(TopP(p=0.7)(logits, place)).tolist() == [[True, True, False, False]]
+    assert torch.isfinite(TopP(p=0.1)(logits, place)).sum() == 1
     for bad in (lambda: Temperature(value=0), lambda: TopK(k=0), lambda: TopP(p=1.5)):
         with pytest.raises(ValueError, match="must be"):
             bad()

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from videopoet import component
 from videopoet.data.labelled import BounceLabel
-from videopoet.data.mixture import MixtureDataModule, Share
-from videopoet.data.schedule import CYCLE
+from videopoet.data.mixture import MixtureDataModule
+from videopoet.data.schedule import CYCLE, Share
 from videopoet.pipeline import TASKS
 from videopoet.training.cli import SpecCallback
 from videopoet.training.export import export

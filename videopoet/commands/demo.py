@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from videopoet.commands.evaluate import key, trial
-from videopoet.commands.sample import best_device
+from videopoet.commands.sample import load_model
 
 SHOWN = 3  # clips written per task
 
@@ -31,13 +31,13 @@ def run(namespace: argparse.Namespace) -> None:
     from rich.console import Console
 
     from videopoet.evaluation.bounce import TRIALS, table
-    from videopoet.pipeline import DEFAULT_DRAW, SHIPPED, VideoPoet
+    from videopoet.pipeline import DEFAULT_DRAW
 
     if namespace.n < 1:
         raise ValueError(f"--n is {namespace.n}: at least 1 scene is needed")
     start, out = time.perf_counter(), namespace.out
     out.mkdir(parents=True, exist_ok=True)
-    poet = VideoPoet.from_pretrained(namespace.model or SHIPPED).to(best_device())
+    poet = load_model(namespace.model)
     reports, clips = {}, []
     tasks = [task for task in poet.tasks if task in TRIALS]
     for number, task in enumerate(tasks, 1):

@@ -5,7 +5,9 @@ import json
 import time
 from pathlib import Path
 
-from videopoet.commands.sample import best_device, draw_of, sampling_arguments, token_bar
+from videopoet.commands.drawing import draw_of, sampling_arguments
+from videopoet.commands.progress import token_bar
+from videopoet.commands.sample import load_model
 
 
 def add(commands) -> None:
@@ -53,9 +55,8 @@ def add_prefix(protocols) -> None:
 
 def run_prefix(namespace: argparse.Namespace) -> None:
     from videopoet.evaluation.prefix import compare
-    from videopoet.pipeline import SHIPPED, VideoPoet
 
-    poet = VideoPoet.from_pretrained(namespace.model or SHIPPED).to(best_device())
+    poet = load_model(namespace.model)
     report = compare(poet, namespace.prompt, seed=namespace.seed, draw=draw_of(namespace))
     print(f"draws that make the image: {report.draws}, the same in the video: {report.equal_draws}")
     print(f"largest difference of their logits: {report.logits_difference:.1e}")
@@ -68,11 +69,11 @@ def run_bounce(namespace: argparse.Namespace) -> None:
     from rich.console import Console
 
     from videopoet.evaluation.bounce import TRIALS, table
-    from videopoet.pipeline import SHIPPED, VideoPoet, check_task
+    from videopoet.pipeline import check_task
 
     if namespace.out is not None and not namespace.out.parent.is_dir():
         raise ValueError(f"the folder of --out {namespace.out} does not exist: make it first")
-    poet = VideoPoet.from_pretrained(namespace.model or SHIPPED).to(best_device())
+    poet = load_model(namespace.model)
     tasks = namespace.task or [task for task in poet.tasks if task in TRIALS]
     for task in tasks:
         check_task(task, poet.tasks)
@@ -88,7 +89,7 @@ def trial(poet, task: str, n: int, seed: int, draw) -> tuple[dict, list, list]:
     from videopoet.evaluation.bounce import evaluate
 
     tokens, start = 0, time.perf_counter()
-    with token_bar(task) as show:
+    with token_bar(task, n * poet.num_tokens(task)) as show:
 
         def progress(count: int) -> None:
             nonlocal tokens

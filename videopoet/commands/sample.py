@@ -1,10 +1,12 @@
 """`videopoet sample TASK`: one sub-command per task with that task's own arguments. `tools/sample_*.py` call `script`."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from videopoet.commands import long_video
+from videopoet.commands.drawing import draw_of, ranking_arguments, ranking_of, sampling_arguments
+from videopoet.commands.progress import token_bar
 from videopoet.commands.safely import run_safely
 
 PROMPT = "a small red circle falls and rebounds on a plain dark background"
@@ -86,63 +88,41 @@ def add(commands) -> None:
             command.task, help=command.help, description=command.help, epilog=command.example(), **names
         )
         arguments(parser, command)
+    long_video.add(tasks)
 
 
 def arguments(parser: argparse.ArgumentParser, command: Command) -> None:
     """The arguments of one task, and what runs it."""
-    if command.prompt:
-        parser.add_argument("--prompt", required=not command.image, default="", help="what is to be seen and heard")
-    if command.image:
-        parser.add_argument("--image", required=True, help="picture file: the first frame")
-    if command.video:
-        parser.add_argument("--video", required=True, help="video file")
-    if command.audio:
-        parser.add_argument("--audio", required=True, help="file with sound: wav, mp3, mp4, ...")
+    given_arguments(parser, command)
     parser.add_argument("--out", type=Path, required=True, help=f"file to write, {command.suffix}")
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a model (default: the shipped one)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default 0)")
-    sampling_arguments(parser)
     parser.set_defaults(run=lambda namespace: run(namespace, command))
 
 
-def sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """How tokens are drawn."""
-    parser.add_argument("--temperature", type=float, help="above 1 more varied, below 1 safer")
-    parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
-    parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that make up this probability")
-    parser.add_argument("--guidance", type=float, help="how strongly the prompt is followed; 1 is none")
-
-
-def draw_of(namespace: argparse.Namespace):
-    """The `Draw` the arguments describe; what is not named stays as the default."""
-    from videopoet.pipeline import DEFAULT_DRAW
-    from videopoet.sampling.rules import Draw, Guidance, Temperature, TopK, TopP
-
-    a = namespace
-    filters = (Temperature(value=a.temperature),) if a.temperature is not None else DEFAULT_DRAW.filters
-    filters += (TopK(k=a.top_k),) if a.top_k is not None else ()
-    filters += (TopP(p=a.top_p),) if a.top_p is not None else ()
-    guidance = DEFAULT_DRAW.guidance if a.guidance is None else None if a.guidance == 1 else Guidance(scale=a.guidance)
-    return Draw(filters=filters, guidance=guidance)
+def given_arguments(parser: argparse.ArgumentParser, command: Command, *, needed: bool = True) -> None:
+    """What one task is given, and how it draws. needed: whether its files must be named, or may come from elsewhere."""
+    if command.prompt:
+        parser.add_argument("--prompt", required=not command.image, default="", help="what is to be seen and heard")
+        parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what guidance leads away from")
+    if command.image:
+        parser.add_argument("--image", required=needed, help="picture file: the first frame")
+    if command.video:
+        parser.add_argument("--video", required=needed, help="video file")
+    if command.audio:
+        parser.add_argument("--audio", required=needed, help="file with sound: wav, mp3, mp4, ...")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default 0)")
+    ranking_arguments(parser)
+    sampling_arguments(parser)
 
 
 def run(namespace: argparse.Namespace, command: Command) -> None:
     """Read what is given, generate, write the file."""
-    from videopoet.pipeline import SHIPPED, VideoPoet, check_task
-    from videopoet.sampling.request import Request
-
-    check_out(namespace.out, command)
-    draw = draw_of(namespace)
-    poet = VideoPoet.from_pretrained(namespace.model or SHIPPED).to(best_device())
-    check_task(command.task, poet.tasks)
-    request = Request(
-        prompt=getattr(namespace, "prompt", ""),
-        image=poet.read_image(namespace.image) if command.image else None,
-        video=poet.read_video(namespace.video) if command.video else None,
-        audio=poet.read_audio(namespace.audio) if command.audio else None,
-    )
-    with token_bar(command.task) as progress:
-        media = poet.generate(command.task, [request], draw=draw, seed=namespace.seed, progress=progress)[0]
+    check_out(namespace.out, command.suffix, command.task)
+    how = how_of(namespace)
+    poet = load_model(namespace.model)
+    request = request_of(namespace, poet)
+    with token_bar(command.task, namespace.candidates * poet.num_tokens(command.task)) as progress:
+        media = poet.generate(command.task, [request], **how, progress=progress)[0]
     write(namespace.out, media)
     print(f"{namespace.out}: {', '.join(contents(media))}")
 
@@ -158,10 +138,33 @@ def contents(media) -> list[str]:
     return said
 
 
-def check_out(out: Path, command: Command) -> None:
+def load_model(folder: Path | None):
+    """The model in a folder, or the shipped one, on the best device."""
+    from videopoet.pipeline import SHIPPED, VideoPoet
+
+    return VideoPoet.from_pretrained(folder or SHIPPED).to(best_device())
+
+
+def request_of(namespace: argparse.Namespace, poet):
+    """The request that the arguments make; what they do not name stays empty."""
+    from videopoet.sampling.request import Request
+
+    readers = {"image": poet.read_image, "video": poet.read_video, "audio": poet.read_audio}
+    paths = {name: getattr(namespace, name, None) for name in readers}
+    files = {name: readers[name](path) for name, path in paths.items() if path is not None}
+    texts = {name: getattr(namespace, name, "") for name in ("prompt", "negative_prompt")}
+    return Request(**texts, **files)
+
+
+def how_of(namespace: argparse.Namespace) -> dict:
+    """How `VideoPoet.generate` draws and ranks, and from which seed."""
+    return {"draw": draw_of(namespace), "seed": namespace.seed, **ranking_of(namespace)}
+
+
+def check_out(out: Path, suffix: str, task: str) -> None:
     """Before any work: raises ValueError where the file could not be written."""
-    if out.suffix.lower() != command.suffix:
-        raise ValueError(f"{command.task} writes {command.suffix} files, --out is {out}")
+    if out.suffix.lower() != suffix:
+        raise ValueError(f"{task} writes {suffix} files, --out is {out}")
     if not out.parent.is_dir():
         raise ValueError(f"the folder of --out {out} does not exist: make it first")
 
@@ -183,28 +186,6 @@ def best_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-class token_bar:
-    """A progress bar in tokens with tokens per second; the block receives what `VideoPoet.generate` calls `progress`."""
-
-    def __init__(self, description: str):
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        rate = TextColumn("{task.completed:.0f} tokens, {task.fields[rate]:.0f}/s")
-        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), rate, TimeElapsedColumn(), transient=True)
-        self.task = self.bar.add_task(description, total=None, rate=0.0)
-
-    def __enter__(self) -> Callable[[int], None]:
-        self.bar.start()
-        return self.advance
-
-    def advance(self, tokens: int) -> None:
-        task = self.bar.tasks[self.task]
-        self.bar.update(self.task, advance=tokens, rate=(task.completed + tokens) / max(task.elapsed or 0.0, 1e-3))
-
-    def __exit__(self, *exception) -> None:
-        self.bar.stop()
 
 
 def script(task: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from videopoet.sampling.request import Request
-from videopoet.sampling.rules import Draw
+from videopoet.sampling.rules import Draw, Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +16,8 @@ class Recorder(Draw):
     logits: list[Tensor] = field(default_factory=list)
     drawn: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, logits: Tensor, generators: list[torch.Generator]) -> Tensor:
-        indices = super().__call__(logits, generators)
+    def __call__(self, logits: Tensor, place: Place) -> Tensor:
+        indices = super().__call__(logits, place)
         self.logits.append(logits.float().cpu())
         self.drawn.append(indices.cpu())
         return indices

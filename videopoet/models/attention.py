@@ -17,16 +17,13 @@ class Rotary(nn.Module):
 
     def __init__(self, head_width: int, base: float = 1000.0):
         super().__init__()
-        pairs = head_width // 2
-        axis = torch.zeros(pairs, dtype=torch.int64)
-        axis[pairs // 2 :: 2], axis[pairs // 2 + 1 :: 2] = 1, 2
-        order, count = torch.empty_like(axis), torch.empty_like(axis)
-        for a in range(3):
-            count[axis == a] = number = int((axis == a).sum())
-            order[axis == a] = torch.arange(number)
+        half = head_width // 4
+        axis = [0] * half + [1 + i % 2 for i in range(head_width // 2 - half)]
+        order = [axis[:i].count(a) for i, a in enumerate(axis)]
+        count = [axis.count(a) for a in axis]
         self.base = base
         for name, value in (("axis", axis), ("order", order), ("count", count)):  # integers: no cast can round them
-            self.register_buffer(name, value, persistent=False)
+            self.register_buffer(name, torch.tensor(value), persistent=False)
 
     def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """float (b, n, 3) -> cos and sin as `rotate` takes them, each float32 (b, n, 1, 1, head_width)."""

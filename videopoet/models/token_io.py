@@ -44,8 +44,8 @@ class TokenIO(nn.Module, ABC):
         """
 
     @abstractmethod
-    def sample(self, hidden: Tensor, allowed: range, draw, generators: list[torch.Generator]) -> Tensor:
-        """Hidden states (b, d) -> ids int64 (b,) within `allowed`, drawn by a `sampling.rules.Draw`."""
+    def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
+        """Hidden states (b, d) -> ids int64 (b,) within `allowed`, drawn by a `sampling.rules.Draw` at a `Place`."""
 
 
 class Flat(TokenIO):
@@ -77,8 +77,8 @@ class Flat(TokenIO):
     def loss(self, hidden: Tensor, targets: Tensor, weight: Tensor) -> IdLoss:
         return IdLoss(*cross_entropy(hidden, self.rows, targets, weight, self.ranges))
 
-    def sample(self, hidden: Tensor, allowed: range, draw, generators: list[torch.Generator]) -> Tensor:
-        return draw(linear(hidden, self.rows[allowed.start : allowed.stop]), generators) + allowed.start
+    def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
+        return draw(linear(hidden, self.rows[allowed.start : allowed.stop]), place) + allowed.start
 
 
 class FactoredIO(TokenIO):
@@ -159,19 +159,19 @@ class FactoredIO(TokenIO):
             each[others] = nats
         return IdLoss(total, each)
 
-    def sample(self, hidden: Tensor, allowed: range, draw, generators: list[torch.Generator]) -> Tensor:
+    def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
         states = self.states(hidden)
         if allowed.start == self.visual_start and len(allowed) == self.visual_size:
             codes: list[Tensor] = []
             for i in range(self.factors):
                 rows, bias = self.head(i)
-                codes.append(draw(linear(self.state(states, i, codes), rows, bias), generators))
+                codes.append(draw(linear(self.state(states, i, codes), rows, bias), place))
             return sum(code * self.size**i for i, code in enumerate(codes)) + self.visual_start
         if self.visual_start < allowed.stop and allowed.start < self.visual_start + self.visual_size:
             raise ValueError(f"ids {allowed.start} to {allowed.stop - 1} cut through the visual codes")
         rows, bias = self.head(-1)
         kind = slice(self._row(allowed.start), self._row(allowed.start) + len(allowed))
-        return draw(linear(states, rows[kind], None if bias is None else bias[kind]), generators) + allowed.start
+        return draw(linear(states, rows[kind], None if bias is None else bias[kind]), place) + allowed.start
 
     def _is_visual(self, ids: Tensor) -> Tensor:
         return (ids >= self.visual_start) & (ids < self.visual_start + self.visual_size)

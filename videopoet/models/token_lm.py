@@ -1,6 +1,5 @@
 """TokenLM: the prefix language model over text states, visual tokens and audio tokens."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -35,7 +34,6 @@ class TokenLM(nn.Module):
         self.project_text = nn.Linear(text_encoder.width, transformer.width)
         self.modality = nn.Embedding(len(Modality), transformer.width)
         nn.init.normal_(self.modality.weight, std=0.02)
-        self._compiled: Callable | None = None
 
     def text(self, prompts: list[str], truncate: bool = False) -> list[Text]:
         """Prompts -> text tokens in their slots. Raises ValueError for a prompt over the limit, or cuts it."""
@@ -87,9 +85,4 @@ class TokenLM(nn.Module):
     def step(self, ids: Tensor, modality: Modality, position: Tensor, cache: Cache) -> Tensor:
         """Read one more id per row: ids int64 (b,), position float (3,) -> hidden state (b, d). Waits for no device."""
         x = self.io.embed(ids)[:, None] + self.modality.weight[modality]
-        run = self._compiled or self.transformer
-        return run(x, position.expand(len(ids), 1, 3), cache.sight(1), cache)[:, 0]
-
-    def compile_step(self) -> None:
-        """From now on `step` runs the trunk compiled, once for all lengths (needs a C++ compiler; a minute or more)."""
-        self._compiled = torch.compile(self.transformer.forward, dynamic=True)
+        return self.transformer(x, position.expand(len(ids), 1, 3), cache.sight(1), cache)[:, 0]

@@ -7,16 +7,14 @@ import torch
 from torch import Tensor
 
 from videopoet.models.token_lm import TokenLM
-from videopoet.sampling.rules import Draw
+from videopoet.sampling.rules import Draw, Place, uniforms
 from videopoet.sequence import Batch, Segment, Sequence
 from videopoet.vocabulary import Modality, Vocabulary
 
 
-def row_generators(seed: int, rows: int) -> list[torch.Generator]:
-    """One generator per row; row i of seed s equals row 0 of seed s + i. Raises ValueError on a seed out of range."""
-    if not 0 <= seed < 2**62:
-        raise ValueError(f"seed is {seed}: it must lie between 0 and 2^62")
-    return [torch.Generator().manual_seed(seed + row) for row in range(rows)]
+def num_tokens(template: list[Segment]) -> int:
+    """Tokens made per row: those of a target up to the last that is drawn, markers between them included."""
+    return int(Sequence.whole(template).targets.ge(0).nonzero().max()) + 1
 
 
 @torch.inference_mode()
@@ -27,35 +25,41 @@ def generate(
     template: list[Segment],
     vocabulary: Vocabulary,
     draw: Draw,
-    seed: int = 0,
+    seed: int | Many[int] = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Modality, Tensor]:
     """Draw the tokens of `template` for every condition at once.
 
-    conditions: the condition of each row. unconditioned: the same without what guidance guides on; used with guidance.
+    conditions: the condition of each row. unconditioned: the further copies that guidance needs, see
+    `sampling.conditions.unconditioned`.
     template: the target with any codes: it says which places are fixed markers and which ids each place allows.
+    seed: of each row; a number is that of the first row and counts up from there.
     progress: called with (tokens made, tokens in all).
-    Returns ids int64 (b, n) of each generated modality, in order.
+    Returns ids int64 (b, n) of each generated modality, in order. No token waits for the device to be read.
     """
-    rows = [*conditions, *(unconditioned if draw.guidance else ())]
+    if (len(unconditioned) + len(conditions)) != draw.copies * len(conditions):
+        raise ValueError(
+            f"guidance takes {draw.copies - 1} further copies of {len(conditions)} rows, {len(unconditioned)} were given"
+        )
+    rows = [*conditions, *unconditioned]
     device = next(model.parameters()).device
     batch = Batch.of([Sequence.whole(segments) for segments in rows]).to(device)
-    whole = Sequence.whole([*conditions[0], *template])
-    start, stop = batch.inputs.shape[1], len(whole)
-    generators = row_generators(seed, len(conditions))
-    hidden, cache = model.prefill(batch, stop)
+    whole, start = Sequence.whole([*conditions[0], *template]), batch.inputs.shape[1]
+    total = num_tokens(template)
+    seeds = range(seed, seed + len(conditions)) if isinstance(seed, int) else seed
+    chance = uniforms(seeds, total, device)
+    positions, ids_there = whole.position[start:].to(device), whole.inputs[start:].tolist()
+    drawn, modalities = whole.targets[start:].ge(0).tolist(), map(Modality, whole.modality[start:].tolist())
+    hidden, cache = model.prefill(batch, start + total)
     made: dict[Modality, list[Tensor]] = {}
-    positions, fixed = whole.position.to(device), (whole.targets < 0).tolist()
-    last = max(i for i in range(start, stop) if not fixed[i])
-    for i in range(start, last + 1):
-        modality, id = Modality(int(whole.modality[i])), int(whole.inputs[i])
-        if fixed[i]:
-            ids = torch.full((len(rows),), id, device=device)
-        else:
-            ids = model.io.sample(hidden, vocabulary.legal(id), draw, generators)
+    for i, modality in zip(range(total), modalities):
+        if drawn[i]:
+            ids = model.io.sample(hidden, vocabulary.legal(ids_there[i]), draw, Place(i, total, chance[i]))
             made.setdefault(modality, []).append(ids[: len(conditions)])
-        if i < last:
+        else:
+            ids = torch.full((len(rows),), ids_there[i], device=device)
+        if i + 1 < total:
             hidden = model.step(ids, modality, positions[i], cache)
         if progress:
-            progress(i + 1 - start, last + 1 - start)
+            progress(i + 1, total)
     return {modality: torch.stack(ids, 1) for modality, ids in made.items()}

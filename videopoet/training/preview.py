@@ -5,6 +5,7 @@ import torch
 
 from videopoet import component
 from videopoet.sampling.autoregressive import generate
+from videopoet.sampling.conditions import unconditioned
 from videopoet.sampling.rules import Draw, Guidance, Temperature
 from videopoet.tasks.base import Example, read_layout
 from videopoet.tasks.text_to_video import TextToVideo
@@ -23,7 +24,7 @@ class SamplePreview(lightning.Callback):
     def __init__(self, prompts: list[str], visual: str, audio: str, guidance: float = 2.0, temperature: float = 0.9):
         self.prompts = prompts
         self.visual, self.audio = component.load(visual, VideoTokenizer), component.load(audio, AudioTokenizer)
-        self.draw = Draw(filters=(Temperature(value=temperature),), guidance=Guidance(scale=guidance))
+        self.draw = Draw(filters=(Temperature(value=temperature),), guidance=Guidance(text=guidance))
 
     def on_fit_start(self, trainer, pl_module) -> None:
         """Raises ValueError where the audio tokenizer does not make the tokens that are trained on."""
@@ -54,7 +55,7 @@ class SamplePreview(lightning.Callback):
         blank, task = Example.blank(layout), TextToVideo(sound=layout.audio_frames > 0)
         texts, none = model.text(self.prompts), model.text([""])[0]
         conditions = [task.condition(Example(text=text), layout) for text in texts]
-        unconditioned = [task.condition(Example(text=none), layout) for _ in texts]
+        guided_from = unconditioned(conditions, [none] * len(texts), self.draw.guidance)
         return generate(
-            model, conditions, unconditioned, task.target(blank, layout), layout.vocabulary, self.draw
+            model, conditions, guided_from, task.target(blank, layout), layout.vocabulary, self.draw
         ), layout
