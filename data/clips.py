@@ -178,6 +178,11 @@ class ClipDataModule(StepDataModule):
         """Of the clips' sound, Hz; once set up."""
         return (self._train or self._validation).manifest.sample_rate
 
+    @property
+    def has_video(self) -> bool:
+        """Whether the clips have pictures; once set up."""
+        return (self._train or self._validation).manifest.has_video
+
     def train_dataloader(self) -> DataLoader:
         """Batches from the first step not trained yet."""
         schedule = self._schedule(self._train, self.image_batch_ratio, self.first_image_steps)

@@ -63,6 +63,10 @@ def tokenize_shards(
 
 def token_manifest(media: MediaManifest, visual: VideoTokenizer, audio: AudioTokenizer) -> TokenManifest:
     """The manifest of the tokens that these tokenizers make of such clips."""
+    if not media.has_video:
+        raise ValueError(
+            "the clips are sound alone, token shards need pictures too: build the shards without --sound-seconds"
+        )
     if media.sample_rate != audio.sample_rate:
         raise ValueError(
             f"the clips' sound is at {media.sample_rate} Hz, the audio tokenizer takes {audio.sample_rate} Hz: "

@@ -31,6 +31,12 @@ class VideoTokenizerTraining(TokenizerTraining):
         super().__init__(tokenizer, adversarial, learning_rate, betas, warmup_steps)
         self.loss = ReconstructionLoss(loss) if isinstance(loss, PixelLoss) else loss
 
+    def setup(self, stage: str) -> None:
+        """Raises ValueError where the clips are sound alone."""
+        super().setup(stage)
+        if not getattr(getattr(self.trainer, "datamodule", None), "has_video", True):
+            raise ValueError("the shards hold sound alone: build them without --sound-seconds to train on pictures")
+
     def training_step(self, batch, index: int) -> Tensor | None:
         made, step = self.tokenizer(batch.video), self.global_step
         distance = self.loss(made.video, batch.video, step)
