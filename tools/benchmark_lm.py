@@ -31,6 +31,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -136,10 +137,15 @@ class Rival:
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        return json.loads(line) if line else {"error": f"exit status {self.process.wait()} (-9: no memory left?)"}
+        return (
+            json.loads(line)
+            if line
+            else {"error": f"exit status {self.process.wait()} (-9: no memory left? -15: ended by another)"}
+        )
 
     def end(self) -> None:
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):  # it may have ended by itself
+            self.process.stdin.close()
         self.process.wait()
 
 

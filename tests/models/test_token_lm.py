@@ -1,5 +1,6 @@
 """The network: no leakage, cached decoding equals the full forward, factorised and flat loss and sampling agree."""
 
+import copy
 from collections import Counter
 from dataclasses import replace
 
@@ -104,6 +105,20 @@ def test_cached_decoding_equals_the_full_forward(model, task, example):
             modality = Modality(int(batch.modality[0, i]))
             hidden = model.step(batch.inputs[:, i], modality, batch.position[0, i], cache)
             torch.testing.assert_close(hidden, full[:, i], atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_decodes_what_float32_does(model, example):
+    """Weights in bfloat16, as for sampling: cached decoding stays near the float32 forward, positions far out too."""
+    batch, half = batch_of(TASKS["text-to-video"], example), copy.deepcopy(model).bfloat16()
+    with torch.inference_mode():
+        full, condition = model.hidden(batch), Sequence.whole(TASKS["text-to-video"].condition(example, LAYOUT))
+        hidden, cache = half.prefill(Batch.of([condition]), batch.inputs.shape[1])
+        assert hidden.dtype == cache.keys.dtype == torch.bfloat16
+        for i in range(len(condition), batch.inputs.shape[1]):
+            hidden = half.step(batch.inputs[:, i], Modality(int(batch.modality[0, i])), batch.position[0, i], cache)
+            torch.testing.assert_close(hidden.float(), full[:, i], atol=0.1, rtol=0.05)
+    torch.testing.assert_close(half.transformer.rotary(torch.full((1, 1, 3), 257.0))[0],
+                               model.transformer.rotary(torch.full((1, 1, 3), 257.0))[0])  # fmt: skip
 
 
 def test_image_logits_are_the_video_s_first_frame(model, example):
