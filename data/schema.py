@@ -96,6 +96,7 @@ class TokenManifest(Manifest):
     audio_codebook_size: int
     streams: dict[str, dict] = field(default_factory=dict)  # condition stream -> class_path and init_args of its making
     audio_hop: int | None = None  # samples per audio frame; None in shards that were made without saying so
+    precision: str = "fp32"  # arithmetic of the visual encoder that made the codes: fp32, or bf16 by autocast
 
 
 KINDS: dict[str, type[Manifest]] = {cls.kind: cls for cls in (MediaManifest, TokenManifest)}

@@ -68,3 +68,15 @@ def test_another_sample_rate_is_refused(world, shipped):
     with pytest.raises(ValueError, match="at 24000 Hz, the audio tokenizer takes 16000 Hz"):
         token_manifest(media, visual, audio)
     assert torch.is_tensor(visual.encode(torch.zeros(1, 3, 1, 16, 16)))
+
+
+def test_bfloat16_codes_differ_little_and_the_manifest_says_so(world, world_tokens, shipped, tmp_path):
+    visual, audio = (component.load(shipped / f"{name}.safetensors") for name in ("visual", "audio"))
+    tokenize_shards(world, tmp_path / "tokens", visual, audio, precision="bf16")
+    exact, coarse = ShardReader(world_tokens, "tokens"), ShardReader(tmp_path / "tokens", "tokens")
+    assert (exact.manifest.precision, coarse.manifest.precision) == ("fp32", "bf16")
+    equal = [np.mean(a["visual"] == b["visual"]) for a, b in zip(exact, coarse)]
+    assert 0.97 < np.mean(equal) < 1
+    assert all(np.array_equal(a.get("audio"), b.get("audio")) for a, b in zip(exact, coarse))
+    with pytest.raises(ValueError, match="precision 'fp16': there are fp32 and bf16"):
+        tokenize_shards(world, tmp_path / "other", visual, audio, precision="fp16")
