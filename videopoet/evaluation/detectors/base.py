@@ -129,16 +129,20 @@ class ImageDetector(VideoDetector):
         return self.picture_features(clips[:, 0])
 
 
-class ImageTextDetector(ImageDetector):
-    """Pictures and captions in one space: the cosine of their features is the similarity."""
+class ReadsText(ABC):
+    """Has captions in the same space as what it sees or hears: the cosine of two features is their similarity."""
 
     @abstractmethod
     def text_features(self, captions: list[str]) -> Tensor:
         """(n, dim). Longer captions than the network reads are cut so that the mark of the end stays."""
 
 
+class ImageTextDetector(ImageDetector, ReadsText):
+    """Pictures and captions in one space."""
+
+
 class SoundDetector(Detector):
-    """Features of sound at `sample_rate` Hz. `windows` of a file are scored one by one where `pooled` is False."""
+    """Features of sound at `sample_rate` Hz, one for each of the windows a sound is cut into."""
 
     sample_rate: int
 
