@@ -33,6 +33,7 @@ MIXED = {
     "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
+RESIZE = Resize(height=224, width=224)
 WANTED = Wanted(
     file="i3d_pretrained_400.pt",
     source="the I3D of VideoGPT and TATS, or StyleGAN-V's i3d_torchscript.pt, made safe by tools/convert_i3d.py",
@@ -125,7 +126,7 @@ class I3D(VideoDetector):
         self,
         weights: str | Path | None = None,
         output: Literal["logits", "pool"] = "logits",
-        resize: Resize = Resize(height=224, width=224),
+        resize: Resize = RESIZE,
     ):
         super().__init__()
         self.output, self.resize = output, resize

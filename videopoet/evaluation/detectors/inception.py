@@ -24,6 +24,8 @@ from videopoet.evaluation.detectors.base import ImageDetector
 from videopoet.evaluation.detectors.weights import Wanted, load_weights
 from videopoet.evaluation.resize import Resize, TorchBilinear
 
+TF1_RESIZE = Resize(height=299, width=299)
+TORCH_RESIZE = Resize(height=299, width=299, convention=TorchBilinear())
 FID_WANTED = Wanted(
     file="pt_inception-2015-12-05-6726825d.pth",
     source="from the releases of mseitzer/pytorch-fid (fid_weights) on GitHub",
@@ -233,7 +235,7 @@ class FidInception(Inception):
         self,
         weights: str | Path | None = None,
         output: Output = "pool",
-        resize: Resize = Resize(height=299, width=299),
+        resize: Resize = TF1_RESIZE,
     ):
         super().__init__(output, resize)
         path = FID_WANTED.find(weights)
@@ -261,7 +263,7 @@ class TorchvisionInception(Inception):
         self,
         weights: str | Path | None = None,
         output: Output = "pool",
-        resize: Resize = Resize(height=299, width=299, convention=TorchBilinear()),
+        resize: Resize = TORCH_RESIZE,
     ):
         super().__init__(output, resize)
         path = TORCHVISION_WANTED.find(weights)
