@@ -39,7 +39,9 @@ def test_splits_follow_the_order_and_use_every_sample():
     assert inception_score(last, splits=3).value > 1
 
 
-@pytest.mark.parametrize(("n", "splits", "ceiling"), [(10000, 1, 100.5), (10000, 10, 96.0), (2048, 1, 98.6), (2048, 10, 76.6)])
+@pytest.mark.parametrize(
+    ("n", "splits", "ceiling"), [(10000, 1, 100.5), (10000, 10, 96.0), (2048, 1, 98.6), (2048, 10, 76.6)]
+)
 def test_the_ceiling_of_ucf_101(n, splits, ceiling):
     assert inception_ceiling(n // splits, 101) == pytest.approx(ceiling, rel=0.004)
     rng = np.random.default_rng(0)

@@ -38,7 +38,9 @@ def test_the_kernel_by_hand():
 
 
 def test_only_the_unbiased_one_is_at_zero_where_nothing_differs():
-    unbiased = [kernel_distance(samples(40, 8, 2 * i), samples(40, 8, 2 * i + 1), subsets=None).value for i in range(60)]
+    unbiased = [
+        kernel_distance(samples(40, 8, 2 * i), samples(40, 8, 2 * i + 1), subsets=None).value for i in range(60)
+    ]
     biased = [
         kernel_distance(samples(40, 8, 2 * i), samples(40, 8, 2 * i + 1), subsets=None, unbiased=False).value
         for i in range(60)
@@ -52,7 +54,9 @@ def test_subsets_are_drawn_by_the_seed_and_shrink_to_the_smaller_set():
     x, y = samples(90, 6, 0), samples(50, 6, 1) + 0.5
     few = Subsets(count=10, size=30)
     made = kernel_distance(x, y, subsets=few)
-    assert made == kernel_distance(x, y, subsets=few) != kernel_distance(x, y, subsets=Subsets(count=10, size=30, seed=1))
+    assert (
+        made == kernel_distance(x, y, subsets=few) != kernel_distance(x, y, subsets=Subsets(count=10, size=30, seed=1))
+    )
     assert made.spread > 0
     assert made.value == pytest.approx(kernel_distance(x, y, subsets=None).value, rel=0.3)
     whole = kernel_distance(x[:50], y, subsets=Subsets(count=2, size=1000))
