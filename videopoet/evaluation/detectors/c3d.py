@@ -2,7 +2,7 @@
 
 Input, exactly as in TGANv2's evaluation: 16 frames, RGB -> BGR, in [0, 255], to 112 x 112 with corners aligned, minus the
 mean clip of the training set (`mean`, rows and columns 8 to 120 of its 128 x 171). Eight convolutions 3x3x3 with ReLU,
-five poolings, fc6, fc7, fc8. `tools/convert_c3d.py` writes the file from TGANv2's two .npz files.
+five poolings, fc6, fc7, fc8. `tools/convert_detector.py` writes the file from TGANv2's two .npz files.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ WIDTHS = {"conv1a": (3, 64), "conv2a": (64, 128), "conv3a": (128, 256), "conv3b"
 POOLED = ("conv1a", "conv2a", "conv3b", "conv4b", "conv5b")
 WANTED = Wanted(
     file="conv3d_deepnetA_ucf.npz",
-    source="and mean2.npz, from release v1.0 of rezoo/tgan2 on GitHub, made one file by tools/convert_c3d.py",
+    source="and mean2.npz, from release v1.0 of rezoo/tgan2 on GitHub, made one file by tools/convert_detector.py",
 )
 
 

@@ -1,5 +1,6 @@
 """Models of `transformers` from folders, or from the hub where asked: safetensors, never a pickle, never by themselves."""
 
+import json
 from pathlib import Path
 
 from videopoet.evaluation.detectors.weights import sha256_of
@@ -45,14 +46,17 @@ def loaded(cls, folder: Path, optional: tuple[str, ...] = ()):
     transformers fills parameters that a file lacks with random numbers and warns: here that is an error, but for names
     that begin with one of `optional`.
     """
-    model = hasattr(cls, "config_class")
+    kind = getattr(getattr(cls, "config_class", None), "model_type", None)
     try:
-        if not model:
+        if not hasattr(cls, "config_class"):  # a tokenizer, or a class that looks for the right model itself
             return cls.from_pretrained(folder, local_files_only=True)
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if said != kind:
+            raise ValueError(f"{folder} holds a model of type {said!r}, {cls.__name__} is {kind!r}")
         made, report = cls.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise ValueError(f"{folder} holds no {cls.__name__}: {str(error).strip().splitlines()[0]}") from None
     absent = sorted(name for name in report["missing_keys"] if not name.startswith(optional or "\0"))
     wrong = sorted(str(name) for name in report.get("mismatched_keys", ()))
