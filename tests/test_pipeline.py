@@ -240,12 +240,12 @@ def test_misfits_are_refused_in_one_line(shipped, tmp_path):
         "no checkpoint": tmp_path / "absent.safetensors",
         "not a safetensors file": tmp_path / "text.safetensors",
         "does not fit the configured VideoTokenizer": tmp_path / "small.safetensors",
-        "is not a part of a model: refusing": tmp_path / "hostile.safetensors",
+        "refusing to build it": tmp_path / "hostile.safetensors",
     }
     cases["not a safetensors file"].write_text("hello")
     component.save(cases["does not fit the configured VideoTokenizer"], spec, dict(list(state.items())[1:]))
     hostile = {"class_path": "os.system", "init_args": {"command": "true"}}
-    component.save(cases["is not a part of a model: refusing"], hostile, {})
+    component.save(cases["refusing to build it"], hostile, {})
     for message, path in cases.items():
         with pytest.raises(ValueError, match=message) as caught:
             component.load(path)

@@ -18,18 +18,18 @@ FORMAT = "videopoet-component-1"
 SCALE = ".int8_scale"  # suffix of the tensor beside one stored in 8 bits
 
 
-def instantiate(spec):
-    """Rebuild `{"class_path": ..., "init_args": {...}}`, nested to any depth. Only parts of models are built."""
+def instantiate(spec, buildable: tuple[str, ...] = BUILDABLE):
+    """Rebuild `{"class_path": ..., "init_args": {...}}`, nested to any depth. Only parts of models are built by default."""
     if isinstance(spec, list):
-        return [instantiate(item) for item in spec]
+        return [instantiate(item, buildable) for item in spec]
     if not isinstance(spec, dict):
         return spec
     if "class_path" not in spec:
-        return {name: instantiate(value) for name, value in spec.items()}
+        return {name: instantiate(value, buildable) for name, value in spec.items()}
     module, _, name = spec["class_path"].rpartition(".")
-    if not spec["class_path"].startswith(BUILDABLE):
-        raise ValueError(f"{spec['class_path']} is not a part of a model: refusing to build it from a file")
-    arguments = {name: instantiate(value) for name, value in (spec.get("init_args") or {}).items()}
+    if not spec["class_path"].startswith(buildable):
+        raise ValueError(f"{spec['class_path']} is not in {', '.join(buildable)}: refusing to build it from a file")
+    arguments = {name: instantiate(value, buildable) for name, value in (spec.get("init_args") or {}).items()}
     try:
         cls = getattr(importlib.import_module(module), name)
         assert isinstance(cls, type)

@@ -1,0 +1,179 @@
+"""The Fréchet distance against closed forms, 60-digit references and its own symmetries."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+
+from videopoet.evaluation.frechet import factor, frechet_bias, frechet_distance, fvd_infinity, trace_of_root
+from videopoet.evaluation.statistics import GaussianStatistics
+
+F64 = torch.float64
+
+
+def rotation(d: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(d, d, dtype=F64, generator=generator))[0]
+
+
+def spectrum(d: int, condition: float) -> torch.Tensor:
+    return torch.logspace(0, -math.log10(condition), d, dtype=F64)
+
+
+def symmetric(q: torch.Tensor, eigenvalues: torch.Tensor) -> torch.Tensor:
+    made = (q * eigenvalues) @ q.T
+    return (made + made.T) / 2
+
+
+def distance(mean1, covariance1, mean2, covariance2, **how) -> float:
+    moments = [GaussianStatistics.of_moments(m, c, 1000) for m, c in ((mean1, covariance1), (mean2, covariance2))]
+    return frechet_distance(*moments, **how).value
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e6])
+def test_commuting_covariances(condition):
+    """Sum of (√a - √b)²."""
+    d = 60
+    q, a = rotation(d, 0), spectrum(d, condition)
+    b = a.flip(0) * 3
+    exact = float((a.sqrt() - b.sqrt()).square().sum()) + d
+    made = distance(torch.zeros(d), symmetric(q, a), torch.ones(d), symmetric(q, b))
+    assert made == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e6, 1e12])
+def test_covariances_that_do_not_commute(condition):
+    """For S2 = T S1 T with T positive the distance is Tr (T - 1) S1 (T - 1)."""
+    d = 100
+    t = symmetric(rotation(d, 1), torch.linspace(0.5, 2, d, dtype=F64))
+    s1 = symmetric(rotation(d, 0), spectrum(d, condition))
+    s2 = t @ s1 @ t
+    exact = float(((t - torch.eye(d)) @ s1 @ (t - torch.eye(d))).trace())
+    made = distance(torch.zeros(d), s1, torch.zeros(d), (s2 + s2.T) / 2)
+    assert abs(made - exact) < 1e-10 * float(s1.trace() + s2.trace())
+    if condition == 1e12:  # where the eigenvalues of the product are wrong in the fifth digit
+        eigenvalues = float(np.sqrt(np.linalg.eigvals((s1 @ s2).numpy()).astype(complex)).real.sum())
+        wrong = abs(float(s1.trace() + s2.trace()) - 2 * eigenvalues - exact)
+        assert abs(made - exact) < 1e-4 * wrong
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e8, 1e14])
+def test_sixty_digits(condition):
+    d = 8
+    a = symmetric(rotation(d, 2), spectrum(d, condition))
+    b = symmetric(rotation(d, 3), spectrum(d, condition).flip(0))
+    with mpmath.workdps(60):
+        ma, mb = (mpmath.matrix(x.tolist()) for x in (a, b))
+        lower = mpmath.cholesky(ma)
+        exact = float(sum(mpmath.sqrt(x) for x in mpmath.eigsy(lower.T * mb * lower, eigvals_only=True)))
+    assert trace_of_root(factor(a), factor(b)).value == pytest.approx(exact, rel=1e-9 if condition > 1e12 else 1e-12)
+
+
+@pytest.mark.parametrize("condition", [1e1, 1e3, 1e5, 1e7, 1e9, 1e12])
+def test_the_fast_route_keeps_its_promise(condition):
+    """Its error is below the bound it states, and it is not taken where that would show."""
+    d = 80
+    a, b = (factor(symmetric(rotation(d, seed), spectrum(d, condition))) for seed in (4, 5))
+    made = trace_of_root(a, b)
+    exact = float(torch.linalg.svdvals(a.T @ b).sum())
+    # singular values are themselves right to rounding only
+    assert abs(made.value - exact) <= made.error_bound + 1e-13 * d * exact
+    assert made.error_bound <= 1e-10 * float(a.square().sum() + b.square().sum())
+    assert made.route == ("eigenvalues" if condition <= 1e3 else "singular values") or 1e3 < condition < 1e9
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e12])
+def test_identical_covariances_are_at_zero(condition):
+    s = symmetric(rotation(100, 0), spectrum(100, condition))
+    assert abs(distance(torch.zeros(100), s, torch.zeros(100), s)) < 1e-10 * float(s.trace())
+
+
+def samples(n: int, d: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+    return torch.randn(n, d, dtype=F64, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def test_fewer_samples_than_dimensions():
+    """Both ways to the factor agree; the distance of a set from itself is 0; a rank-deficient map is exact."""
+    x, y = samples(30, 90, 0), samples(40, 90, 1, 1.5)
+    direct, through = frechet_distance(x, y).value, frechet_distance(GaussianStatistics(x), GaussianStatistics(y)).value
+    assert direct == pytest.approx(through, rel=1e-11)
+    assert abs(frechet_distance(x, x).value) < 1e-10
+    stretched = x * 1.25  # T = 1.25: (0.25)² Tr S + mean
+    exact = 0.0625 * float(GaussianStatistics(x).covariance().trace() + x.mean(0).square().sum())
+    assert frechet_distance(x, stretched).value == pytest.approx(exact, rel=1e-10)
+
+
+def test_symmetries():
+    x, y = samples(200, 12, 0), samples(150, 12, 1, 2) + 0.5
+    base = frechet_distance(x, y).value
+    q = rotation(12, 7)
+    assert frechet_distance(y, x).value == pytest.approx(base, rel=1e-12)
+    assert frechet_distance(x @ q, y @ q).value == pytest.approx(base, rel=1e-11)
+    assert frechet_distance(3 * x, 3 * y).value == pytest.approx(9 * base, rel=1e-11)
+    assert frechet_distance(x + 5, y + 5).value == pytest.approx(base, rel=1e-11)
+    assert frechet_distance(x[torch.randperm(200)], y).value == pytest.approx(base, rel=1e-11)
+    shifted = frechet_distance(x, x + 2)
+    assert shifted.mean_term == pytest.approx(48) and abs(shifted.covariance_term) < 1e-11
+    twice = torch.cat([x, x])
+    assert frechet_distance(twice, y, ddof=0).value == pytest.approx(frechet_distance(x, y, ddof=0).value, rel=1e-11)
+
+
+def test_blocks_add_up_and_one_dimension_is_closed():
+    x, y = samples(50, 1, 0, 2), samples(60, 1, 1) + 3
+    s1, s2 = x.std().item(), y.std().item()
+    assert frechet_distance(x, y).value == pytest.approx((x.mean() - y.mean()).item() ** 2 + (s1 - s2) ** 2, rel=1e-12)
+    a1, b1 = symmetric(rotation(5, 0), spectrum(5, 10)), symmetric(rotation(5, 1), spectrum(5, 100))
+    a2, b2 = symmetric(rotation(4, 2), spectrum(4, 10)), symmetric(rotation(4, 3), spectrum(4, 100))
+    zero = torch.zeros
+    parts = distance(zero(5), a1, zero(5), b1) + distance(zero(4), a2, zero(4), b2)
+    whole = distance(zero(9), torch.block_diag(a1, a2), zero(9), torch.block_diag(b1, b2))
+    assert whole == pytest.approx(parts, rel=1e-11)
+
+
+def test_two_samples_are_enough_and_one_is_not():
+    assert frechet_distance(samples(2, 6, 0), samples(2, 6, 1)).value > 0
+    with pytest.raises(ValueError, match="statistics of 1 features"):
+        frechet_distance(samples(1, 6, 0), samples(2, 6, 1))
+
+
+def test_ddof_scales_the_covariances():
+    x, y = samples(16, 3, 0), samples(16, 3, 1, 2)
+    one, zero = frechet_distance(x, y), frechet_distance(x, y, ddof=0)
+    assert one.covariance_term == pytest.approx(zero.covariance_term * 16 / 15, rel=1e-12)
+    assert one.mean_term == zero.mean_term
+
+
+def test_the_bias_is_what_finite_samples_add():
+    assert frechet_bias(torch.eye(400, dtype=F64), 2048, 2048) == pytest.approx(39.55, abs=0.01)
+    assert frechet_bias(torch.eye(400, dtype=F64), 2990, 2990) == pytest.approx(27.09, abs=0.01)
+    d, n = 20, 400
+    found = [frechet_distance(samples(n, d, 2 * i), samples(n, d, 2 * i + 1)) for i in range(20)]
+    assert np.mean([result.value for result in found]) == pytest.approx(found[0].bias, rel=0.1)
+    uneven = [frechet_distance(samples(300, d, 100 + i), samples(900, d, 200 + i)) for i in range(20)]
+    assert np.mean([result.value for result in uneven]) == pytest.approx(uneven[0].bias, rel=0.1)
+
+
+def test_the_extrapolation_removes_most_of_the_bias():
+    d = 24
+    real, fake = samples(6000, d, 0), samples(1200, d, 1) * 1.1
+    true = d * 0.01
+    made = fvd_infinity(fake, real)
+    assert abs(made.value - true) < 0.35 * abs(frechet_distance(fake, real).value - true)
+    assert made.slope > 0 and made.r2 > 0.9 and len(made.points) == 15
+    assert made.points[-1][0] == 1200 and not made.both_sides
+    assert made == fvd_infinity(fake, real) != fvd_infinity(fake, real, seed=1)
+    both = fvd_infinity(fake, real[:1200], both_sides=True)
+    assert abs(both.value - true) < 0.5 * abs(frechet_distance(fake, real[:1200]).value - true)
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(ValueError, match="features of 3 and 4 dimensions"):
+        frechet_distance(samples(9, 3, 0), samples(9, 4, 0))
+    with pytest.raises(ValueError, match="features of a and b have no distance"):
+        frechet_distance(*(GaussianStatistics(samples(9, 3, 0), identity=name) for name in "ab"))
+    with pytest.raises(ValueError, match="draws subsets of the reference"):
+        fvd_infinity(samples(99, 3, 0), GaussianStatistics(samples(99, 3, 0)), both_sides=True)
+    with pytest.raises(ValueError, match="make no line"):
+        fvd_infinity(samples(3, 3, 0), samples(9, 3, 0))
