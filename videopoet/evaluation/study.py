@@ -1,0 +1,145 @@
+"""One run of a protocol: its samples, its real clips, and the features of both, computed once and shared by processes."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from videopoet.evaluation.cache import FeatureCache
+from videopoet.evaluation.detectors.base import Detector
+from videopoet.evaluation.detectors.weights import sha256_of
+from videopoet.evaluation.makers import Sample
+from videopoet.evaluation.plans import Wish
+from videopoet.evaluation.protocol import Contents, Entry, digest
+from videopoet.evaluation.protocol import Protocol as Knobs
+from videopoet.evaluation.sampling import PATIENCE, Samples, Share, waiting
+
+SAVED_AT_ONCE = 32  # items whose features are written as one block
+UNITS = 64  # pictures or clips that a network sees at once
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that has features. `content`: hash of the bytes it is read from and of what turns them into a clip."""
+
+    key: str
+    content: str
+    load: Callable[[], Any] = field(compare=False, hash=False)
+
+
+class Reading(Protocol):
+    """What is computed of each item: `identity` is part of the cache's key, so equal identities give equal rows.
+
+    `prepare` turns what an item loads into an array whose first axis is units (pictures, clips); `compute` turns units of
+    one shape into as many rows, or, where `alone` is set, the units of one item into any number of rows.
+    """
+
+    identity: str
+    alone: bool
+
+    def prepare(self, loaded: Any, key: str) -> Any: ...
+
+    def compute(self, units: Any) -> Tensor: ...
+
+
+class Study:
+    """What measures work on. `unusable` says why clips could not be read; they count nowhere."""
+
+    def __init__(self, knobs: Knobs, contents: Contents, wishes: Sequence[Wish], samples: Samples, work: Path, *,
+                 detectors: dict[str, Detector], share: Share, limit: int | None = None, data: Path | None = None,
+                 seed: int = 0, progress: Callable[[str, int], Any] | None = None, patience: float = PATIENCE):  # fmt: skip
+        self.knobs, self.contents, self.samples, self.detectors = knobs, contents, samples, detectors
+        self.data, self.seed, self.limit, self.share, self.patience = data, seed, limit, share, patience
+        self.cache = FeatureCache(work / "features")
+        self.unusable: dict[str, str] = {}
+        self.progress = progress
+        self._wishes = list(wishes)
+        self._files: dict[Path, str] = {}
+
+    @property
+    def wishes(self) -> list[Wish]:
+        """The samples that there are."""
+        return [wish for wish in self._wishes if wish.source_key not in self.unusable or wish in self.samples]
+
+    def sample(self, wish: Wish) -> Item:
+        content = getattr(self.samples, "content", lambda w: None)(wish) or self._hash(self.samples.path(wish))
+        return Item(key=f"sample {wish.number}", content=content, load=lambda: self.samples.read(wish))
+
+    def real(self, entry: Entry, key: str | None = None) -> Item:
+        key, source = key or entry.key, self.knobs.source
+        content = digest([self._hash(entry.path), source])
+        return Item(key=key, content=content, load=lambda: Sample(media=source.read(entry.path, key)))
+
+    def pair(self, wish: Wish) -> Item:
+        """A sample with the clip it was made from: loads (real, made)."""
+        a, b = self.real(wish.entry, wish.source_key), self.sample(wish)
+        return Item(key=b.key, content=digest([a.content, b.content]), load=lambda: (a.load(), b.load()))
+
+    def _hash(self, path: Path) -> str:
+        if path not in self._files:
+            self._files[path] = sha256_of(path)
+        return self._files[path]
+
+    def key_of(self, reading: Reading, item: Item) -> str:
+        return hashlib.sha256(f"{reading.identity}\0{item.key}\0{item.content}".encode()).hexdigest()
+
+    def extract(self, reading: Reading, items: Sequence[Item], what: str) -> None:
+        """Compute what is not yet there of this rank's share, then (rank 0) of what others left."""
+        advance = self.progress(what, len(items)) if self.progress else lambda n: None
+        self.cache.refresh()
+        self._extract(reading, self.share.mine(items, UNITS), advance)
+        if self.share.rank == 0:
+            for left in waiting(lambda i: self._there(reading, i), items, self.share, advance, self.patience):
+                self._extract(reading, left, advance)
+
+    def _there(self, reading: Reading, item: Item) -> bool:
+        if self.key_of(reading, item) not in self.cache:
+            self.cache.refresh()
+        return self.key_of(reading, item) in self.cache or item.key in self.unusable
+
+    def _extract(self, reading: Reading, items: Iterable[Item], advance: Callable[[int], Any]) -> None:
+        block: list[tuple[str, Tensor]] = []
+        for key, rows in self._rows(reading, items, advance):
+            block.append((key, rows))
+            if len(block) == SAVED_AT_ONCE:
+                self.cache.add(block)
+                block = []
+        self.cache.add(block)
+
+    def _rows(self, reading: Reading, items: Iterable[Item], advance: Callable[[int], Any]) -> Iterator[tuple[str, Tensor]]:
+        waiting_units: list[tuple[str, Any]] = []
+
+        def run() -> Iterator[tuple[str, Tensor]]:
+            if waiting_units:
+                rows = reading.compute(np.concatenate([units for _, units in waiting_units]))
+                yield from zip((k for k, _ in waiting_units), rows.split([len(units) for _, units in waiting_units]))
+                waiting_units.clear()
+
+        for item in items:
+            key = self.key_of(reading, item)
+            advance(1)
+            if key in self.cache or item.key in self.unusable:
+                continue
+            try:
+                units = reading.prepare(item.load(), item.key)
+                if reading.alone:
+                    yield key, reading.compute(units)
+                    continue
+            except (ValueError, OSError) as error:
+                self.unusable[item.key] = str(error)
+                continue
+            if waiting_units and (units.shape[1:] != waiting_units[0][1].shape[1:] or units.dtype != waiting_units[0][1].dtype
+                                  or sum(len(u) for _, u in waiting_units) + len(units) > UNITS):  # fmt: skip
+                yield from run()
+            waiting_units.append((key, units))
+        yield from run()
+
+    def rows(self, reading: Reading, items: Sequence[Item]) -> list[Tensor]:
+        """float32 (rows, d) of each item that could be read, in order."""
+        self.cache.refresh()
+        return [self.cache[self.key_of(reading, item)] for item in items if item.key not in self.unusable]
+
