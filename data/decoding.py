@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -32,25 +32,99 @@ class Source:
     frame_rate: float | None  # frames per second; None where only the frame times can say
     has_audio: bool
     pixel_aspect: float = 1.0  # width of a pixel over its height
+    start: float | None = None  # second of the file's clock that was asked for; None for the beginning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a file says of itself before anything is decoded; None is what it does not say or hold."""
+
+    width: int | None  # pixels, as stored
+    height: int | None
+    seconds: float | None
+    has_audio: bool
+
+
+def read_facts(path: str | os.PathLike) -> Facts:
+    """The facts of any file of pictures or sound; ValueError, one line, if it cannot be read."""
+    path = Path(path)
+    with _readable(path):
+        if _is_webp(path):
+            with Image.open(path) as image:
+                return Facts(width=image.width, height=image.height, seconds=None, has_audio=False)
+        with av.open(str(path), metadata_errors="replace") as container:
+            pictures, sound = _video_stream(container), container.streams.best("audio")
+            stream = pictures or sound
+            seconds = None if container.duration is None else container.duration / av.time_base
+            if seconds is None and stream is not None and stream.duration:
+                seconds = float(stream.duration * stream.time_base)
+            return Facts(
+                width=pictures and pictures.width,
+                height=pictures and pictures.height,
+                seconds=seconds,
+                has_audio=sound is not None,
+            )
 
 
 @contextmanager
-def open_source(path: str | os.PathLike, *, video: bool = True, audio: bool = True) -> Iterator[Source]:
-    """Open `path`; whatever goes wrong here or while decoding becomes one ValueError that names the file and cause."""
+def open_source(
+    path: str | os.PathLike, *, video: bool = True, audio: bool = True, start: float = 0.0
+) -> Iterator[Source]:
+    """Open `path`, to be decoded from `start` seconds on; pictures begin with the one then on show, sound a little before.
+
+    Whatever goes wrong here or while decoding becomes one ValueError that names the file and cause.
+    """
     path = Path(path)
+    with _readable(path):
+        if _is_webp(path):
+            with Image.open(path) as image:
+                yield _from(start, _pillow_source(image))
+        else:
+            with av.open(str(path), metadata_errors="replace") as container:
+                source = _av_source(path, container, video=video, audio=audio)
+                yield _from(start and _seek(container, start), source)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside becomes one ValueError that names the file and the cause."""
     if not path.is_file():
         raise ValueError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty (0 bytes)")
     try:
-        if _is_webp(path):
-            with Image.open(path) as image:
-                yield _pillow_source(image)
-        else:
-            with av.open(str(path), metadata_errors="replace") as container:
-                yield _av_source(path, container, video=video, audio=audio)
+        yield
     except (FFmpegError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read ({_cause(error)})") from error
+
+
+def _seek(container: av.container.InputContainer, start: float) -> float:
+    """Goes to the key frame before `start` seconds of what the file holds; returns that second on the file's clock."""
+    second = (container.start_time or 0) / av.time_base + start
+    with suppress(FFmpegError, OSError):  # what cannot be sought is decoded from its beginning
+        container.seek(int(second * av.time_base))
+    return second
+
+
+def _from(second: float, source: Source) -> Source:
+    return replace(source, items=_begun(second, source.items), start=second) if second else source
+
+
+def _begun(second: float, items: Iterator[Picture | AudioFrame]) -> Iterator[Picture | AudioFrame]:
+    """The items from `second` on, the picture then on show as if it began there; the sound before is let through."""
+    held: Picture | None = None
+    begun = False
+    for item in items:
+        if not begun and isinstance(item, Picture):
+            if item.second <= second:
+                held = item
+                continue
+            if held is not None:
+                yield replace(held, second=second)
+            begun = True
+        yield item
+    if held is not None and not begun and held.second + (held.duration or 1.0) > second:
+        yield replace(held, second=second, duration=max(0.0, held.second + held.duration - second))
 
 
 def _cause(error: BaseException) -> str:
