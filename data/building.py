@@ -97,7 +97,7 @@ class Build:
         self.work.mkdir(parents=True, exist_ok=True)
         begun = _read_plan(self.staging / PLAN)
         if begun is None:
-            _write(self.staging / PLAN, json.dumps({"plan": asdict(self.plan)}, indent=2) + "\n")
+            self._write(self.staging / PLAN, json.dumps({"plan": asdict(self.plan)}, indent=2) + "\n")
         elif begun != self.plan:
             raise ValueError(
                 f"{self.out}: was begun with other inputs or settings ({begun.differences(self.plan)}); go on with those, "
@@ -144,7 +144,7 @@ class Build:
             "fields": dict(sorted(fields.items())),
             "rejected": [rejection.record() for rejection in rejected],
         }
-        _write(self.work / f"{unit:06d}.json", json.dumps(receipt, ensure_ascii=False))
+        self._write(self.work / f"{unit:06d}.json", json.dumps(receipt, ensure_ascii=False))
         shutil.rmtree(folder, ignore_errors=True)
 
     def publish(
@@ -170,7 +170,7 @@ class Build:
 
     def _publish(self, finish: Callable[[Manifest, Totals], Manifest], planned: tuple[Rejection, ...]) -> None:
         shards, fields, first = [], Counter(), list(planned[:1])
-        rejected = self.staging.with_name(f".{self.out.name}.{_who()}.{REJECTED}")
+        rejected = self.work / f".{REJECTED}.{_who()}"
 
         def rejections() -> Iterator[Rejection]:
             yield from planned
@@ -208,18 +208,11 @@ class Build:
             return
         os.replace(rejected, self.staging / REJECTED)
         plan = {"plan": asdict(self.plan), "totals": asdict(totals)}
-        _write(self.staging / PLAN, json.dumps(plan, indent=2, ensure_ascii=False) + "\n")
-        _write(self.staging / MANIFEST, manifest.to_json())
-        old = self.out.with_name(f".{self.out.name}.{_who()}.old")
-        if self.out.exists():
-            os.replace(self.out, old)
-        try:
-            os.replace(self.staging, self.out)
-        except FileNotFoundError:  # two took over from one that died, and the other was faster: `old` is its work
-            if old.exists():
-                os.replace(old, self.out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        self._write(self.staging / PLAN, json.dumps(plan, indent=2, ensure_ascii=False) + "\n")
+        self._write(self.staging / MANIFEST, manifest.to_json())
+        if self.out.exists():  # goes into what is removed last; that is gone once another process has published
+            os.replace(self.out, self.work / f"old-{_who()}")
+        os.replace(self.staging, self.out)
         shutil.rmtree(self.out / WORK, ignore_errors=True)
 
     def _lock(self) -> bool:
@@ -257,6 +250,11 @@ class Build:
             who = path.name.lstrip(".").partition("-")[2]
             if own in path.name or not _lives(who):
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _write(self, path: Path, text: str) -> None:
+        temporary = self.work / f".{path.name}.{_who()}"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
 
     def _place(self, folder: Path, unit: int, part: int, shard: Shard) -> Shard:
         """Moves a shard, and what lies beside it under its name, out of the folder it was written in."""
@@ -319,9 +317,3 @@ def _lives(who: str) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{_who()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -34,7 +34,7 @@ def known(module: Any, base: type) -> list[str]:
     """Names of the classes of a module that can be asked for."""
     return [name for name, value in vars(module).items()
             if isinstance(value, type) and issubclass(value, base) and not value.__abstractmethods__
-            and value.__module__ == module.__name__ and value.__dataclass_fields__]  # fmt: skip
+            and value.__module__ == module.__name__ and hasattr(value, "__dataclass_fields__")]  # fmt: skip
 
 
 def _specs(word: str, module: Any) -> list[dict]:
