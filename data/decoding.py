@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -12,6 +13,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 from PIL import Image
 
+SEEKING = (0.0, 1.0, 10.0, float("inf"))  # seconds before; without an index (MPEG-TS), seeking may lie too far on
 SMALL = 640 * 480  # pixels; below this, starting decoder threads costs more than it saves
 
 
@@ -78,11 +80,12 @@ def open_source(
     with _readable(path):
         if _is_webp(path):
             with Image.open(path) as image:
-                yield _from(start, _pillow_source(image))
+                yield _from(start, _pillow_source(image)) if start else _pillow_source(image)
         else:
             with av.open(str(path), metadata_errors="replace") as container:
-                source = _av_source(path, container, video=video, audio=audio)
-                yield _from(start and _seek(container, start), source)
+                second = (container.start_time or 0) / av.time_base + start
+                source = _av_source(path, container, video=video, audio=audio, second=second if start else None)
+                yield _from(second, source) if start else source
 
 
 @contextmanager
@@ -98,16 +101,8 @@ def _readable(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: cannot be read ({_cause(error)})") from error
 
 
-def _seek(container: av.container.InputContainer, start: float) -> float:
-    """Goes to the key frame before `start` seconds of what the file holds; returns that second on the file's clock."""
-    second = (container.start_time or 0) / av.time_base + start
-    with suppress(FFmpegError, OSError):  # what cannot be sought is decoded from its beginning
-        container.seek(int(second * av.time_base))
-    return second
-
-
 def _from(second: float, source: Source) -> Source:
-    return replace(source, items=_begun(second, source.items), start=second) if second else source
+    return replace(source, items=_begun(second, source.items), start=second)
 
 
 def _begun(second: float, items: Iterator[Picture | AudioFrame]) -> Iterator[Picture | AudioFrame]:
@@ -152,7 +147,9 @@ def _pillow_source(image: Image.Image) -> Source:
     return Source(items=pictures(), frame_rate=None, has_audio=False)
 
 
-def _av_source(path: Path, container: av.container.InputContainer, *, video: bool, audio: bool) -> Source:
+def _av_source(
+    path: Path, container: av.container.InputContainer, *, video: bool, audio: bool, second: float | None
+) -> Source:
     pictures = _video_stream(container) if video else None
     if video and pictures is None:
         raise ValueError(f"{path}: holds no video" + (", only sound" if container.streams.audio else ""))
@@ -165,7 +162,7 @@ def _av_source(path: Path, container: av.container.InputContainer, *, video: boo
     streams = [stream for stream in (pictures, sound) if stream is not None]
     aspect = float(pictures.sample_aspect_ratio or 1) if pictures is not None else 1.0
     return Source(
-        items=_decode(container, streams),
+        items=_decode(container, streams) if second is None else _decode_from(second, container, streams),
         frame_rate=_frame_rate(pictures) if pictures is not None else None,
         has_audio=sound is not None,
         pixel_aspect=aspect if 0.1 < aspect < 10 else 1.0,
@@ -186,6 +183,25 @@ def _frame_rate(stream: VideoStream) -> float | None:
     if average and not 0.67 < nominal / average < 1.5:
         return average
     return nominal or None
+
+
+def _decode_from(
+    second: float, container: av.container.InputContainer, streams: list
+) -> Iterator[Picture | AudioFrame]:
+    """What is decoded from the last key frame before `second` of the file's clock on."""
+    wanted = Picture if any(stream.type == "video" for stream in streams) else AudioFrame
+    for margin in SEEKING:
+        with suppress(FFmpegError, OSError):  # what cannot be sought is decoded from its beginning
+            container.seek(int(max(0.0, second - margin) * av.time_base))
+        items, first, time = _decode(container, streams), [], None
+        for item in items:
+            first.append(item)
+            if isinstance(item, wanted):
+                time = item.second if wanted is Picture else item.time
+                break
+        if time is None or time <= second or margin == SEEKING[-1]:
+            yield from chain(first, items)
+            return
 
 
 def _decode(container: av.container.InputContainer, streams: list) -> Iterator[Picture | AudioFrame]:

@@ -166,7 +166,7 @@ def test_ranks_share_the_clips_and_other_settings_are_refused(world, encoders, c
 def test_a_tokenizer_that_no_file_holds_cannot_be_sent_to_workers(world, encoders, tmp_path):
     visual = component.instantiate(encoders[0].spec).eval()
     visual.fingerprint = "0" * 16
-    with pytest.raises(ValueError, match="does not come from a file.*or use no workers"):
+    with pytest.raises(ValueError, match=r"does not come from a file.*or use no workers"):
         tokenize_shards(world, tmp_path / "tokens", visual, encoders[1], workers=1)
 
 

@@ -33,7 +33,7 @@ def add(commands) -> None:
     build.add_argument("folder", type=Path, metavar="DIR")
     build.add_argument("--out", type=Path, required=True, metavar="DIR")
     build.add_argument("--listing", type=Path, metavar="FILE",
-                       help="take just the files, or spans of files, of this .jsonl, as tools/prepare_*.py write it")  # fmt: skip
+                       help="take just the files or spans of files of this .jsonl, as tools/prepare_*.py write it")  # fmt: skip
     build.add_argument("--frames", type=int, default=17, help="frames per clip, 1 + 4k (default 17)")
     build.add_argument("--fps", type=float, default=8.0, help="frames per second of the clips (default 8)")
     build.add_argument("--size", type=int, default=64, help="pixels per side after resize and centre crop (default 64)")
