@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 LISTING = "captions.jsonl"
+SIDECARS = (".json", ".txt")
+Span = tuple[str, float, float | None]  # file, from second, to second (None: its end)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,26 +21,36 @@ class Caption:
         return Caption(texts=tuple(dict.fromkeys(self.texts + other.texts)), extra=self.extra | other.extra)
 
 
-def read_listing(folder: Path) -> dict[str, Caption]:
-    """`captions.jsonl` of `folder`, if any: one `{"file": "a/b.mp4", "caption": "..."}` per line, by relative path.
+def read_listing(path: Path) -> dict[Span, Caption]:
+    """A listing, if it is there: one `{"file": "a/b.mp4", "caption": "..."}` per line, by path relative to the folder.
 
-    `"captions": [...]` gives several; a file may have several lines. ValueError names the line that cannot be used.
+    `"captions": [...]` gives several; a file may have several lines. `"start": 3.5, "end": 9` (seconds, either may be
+    left out) speaks of that span of the file. ValueError names the line that cannot be used.
     """
-    path = folder / LISTING
-    captions: dict[str, Caption] = {}
+    captions: dict[Span, Caption] = {}
     if not path.is_file():
         return captions
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        entry = _parse(line, where)
-        name = entry.pop("file", None)
-        if not isinstance(name, str):
-            raise ValueError(f'{where}: needs a "file" with the path relative to the folder')
-        name = Path(name).as_posix()
-        captions[name] = captions.get(name, Caption()) + _caption(entry, where)
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                entry = _parse(line, where)
+                span = _span(entry, where)
+                captions[span] = captions.get(span, Caption()) + _caption(entry, where)
     return captions
+
+
+def _span(entry: dict[str, Any], where: str) -> Span:
+    name, start, end = (entry.pop(field, default) for field, default in (("file", None), ("start", 0), ("end", None)))
+    if not isinstance(name, str) or not name:
+        raise ValueError(f'{where}: needs a "file" with the path relative to the folder')
+    start = start or 0
+    numbers = [time for time in (start, end) if time is not None]
+    if any(isinstance(time, bool) or not isinstance(time, int | float) for time in numbers):
+        raise ValueError(f'{where}: "start" and "end" must be seconds, not {start!r} and {end!r}')
+    if not 0 <= start < (float("inf") if end is None else end):
+        raise ValueError(f"{where}: a span from {start} to {end} s holds nothing; 0 <= start < end is needed")
+    return Path(name).as_posix(), float(start), None if end is None else float(end)
 
 
 def read_sidecars(path: Path) -> Caption:

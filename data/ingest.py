@@ -1,177 +1,66 @@
 """From a folder of ordinary media files to media shards."""
 
 import os
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
-import numpy as np
-
-from videopoet.data.captions import LISTING, Caption, read_listing, read_sidecars
-from videopoet.data.media import stream_audio, stream_media
-from videopoet.data.progress import bar
-from videopoet.data.schema import Clip, MediaManifest
-from videopoet.data.shards import ShardWriter
-from videopoet.data.transforms import ResizeCrop, audio_to_int16
-
-MEDIA_SUFFIXES = tuple(
-    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .webp .wmv".split()
+from videopoet.data.building import Build, Plan, Totals
+from videopoet.data.cutters import Cutter, SoundCutter, Taking
+from videopoet.data.filters import Filter, Filters
+from videopoet.data.inputs import (
+    BYTES_PER_SHARD,
+    FILES_PER_SHARD,
+    Input,
+    digest_records,
+    list_inputs,
+    units_of,
 )
-SOUND_SUFFIXES = tuple(".aac .aif .aiff .au .caf .flac .g722 .m4a .mp3 .oga .ogg .opus .wav .wma".split())
-SHORTEST_SOUND = 0.05  # seconds
-SILENCE = 1e-4  # standard deviation of the samples, -80 dB of full scale
+from videopoet.data.rejections import Rejection, read_rejected
+from videopoet.data.schema import Clip, MediaManifest
+from videopoet.data.shots import ShotDetector
+from videopoet.data.work import Advance, Place, run_tasks
 
-
-@dataclass(frozen=True, kw_only=True)
-class Rejection:
-    """A file that gave no clips, or not all of its clips."""
-
-    file: str  # relative to the folder
-    kind: str  # "unreadable", "damaged", "too short", "captions", "missing": what the manifest counts
-    reason: str
+SAMPLES_PER_SHARD = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `build_shards` did."""
+    """What `build_shards` did; of all ranks together, once all are done."""
 
-    files: int
+    folder: Path = field(compare=False)
+    files: int  # or spans of files
     clips: int
     clips_with_audio: int
     clips_with_captions: int
-    rejected: tuple[Rejection, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cutter:
-    """Cuts one file into consecutive, non-overlapping clips of `frames` frames at `fps`, `size` x `size` pixels."""
-
-    frames: int
-    fps: float
-    size: int  # pixels
-    sample_rate: int  # Hz
-    clips_per_file: int | None = None
-    suffixes: ClassVar[tuple[str, ...]] = MEDIA_SUFFIXES
+    reasons: dict[str, int]  # kind -> files, or clips and shots of them, that were not taken
 
     @property
-    def geometry(self) -> dict[str, float]:
-        """What the manifest says of every clip."""
-        return {"fps": self.fps, "frames": self.frames, "height": self.size, "width": self.size}
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.frames % 4 != 1:
-            below = max(1, (self.frames - 1) // 4 * 4 + 1)
-            nearest = f"{below} and {below + 4}" if self.frames > 1 else "1 and 5"
-            raise ValueError(f"frames must be 1 + 4k, not {self.frames}; the nearest are {nearest}")
-        if not (self.fps > 0 and self.size > 0 and self.sample_rate > 0):
-            raise ValueError(
-                f"fps, size and sample rate must be positive, not {self.fps}, {self.size}, {self.sample_rate}"
-            )
-
-    def clips(self, folder: Path, name: str, key: str, listed: Caption) -> Iterator[Clip | Rejection]:
-        """Clips of the file `folder / name`, their captions beside them, then at most one `Rejection`."""
-        try:
-            caption = read_sidecars(folder / name) + listed
-        except ValueError as error:
-            yield Rejection(file=name, kind="captions", reason=str(error))
-            return
-        resize = ResizeCrop(height=self.size, width=self.size)
-        most = None if self.clips_per_file is None else self.clips_per_file * self.frames / self.fps
-        chunks = stream_media(
-            folder / name,
-            fps=self.fps,
-            sample_rate=self.sample_rate,
-            resize=resize,
-            chunk_frames=self.frames,
-            max_seconds=most,
-        )
-        number = 0
-        try:
-            for media in chunks:
-                if len(media.video) == self.frames:
-                    yield Clip(
-                        key=f"{key}_{number:04d}",
-                        video=media.video,
-                        audio=None if media.audio is None else audio_to_int16(media.audio[0]),
-                        captions=caption.texts,
-                        source=caption.extra | {"file": name, "second": round(number * self.frames / self.fps, 6)},
-                    )
-                    number += 1
-                elif number == 0:
-                    reason = f"too short: {len(media.video)} of {self.frames} frames at {self.fps:g} fps"
-                    yield Rejection(file=name, kind="too short", reason=reason)
-        except ValueError as error:
-            yield _failure(folder, name, error, number)
+    def rejected(self) -> tuple[Rejection, ...]:
+        """Each of them, read from `rejected.jsonl`."""
+        return tuple(read_rejected(self.folder))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoundCutter:
-    """Cuts the sound of one file, mixed to mono, into consecutive clips of `seconds` without pictures.
+class Scale:
+    """How much lies in a shard, and who builds it.
 
-    The end of a file is filled up with silence where it is half a clip or all there is. Clips that are silent throughout,
-    or constant, are passed over. Sound beyond full scale is clipped there, as everywhere in this project.
+    files_per_shard, bytes_per_shard: consecutive files that make one shard: at most so many, and about so many bytes.
+    samples_per_shard: clips after which a further tar is begun all the same.
+    workers: processes; 0 decodes in this one. place: this process among those that a launcher started.
+    None of the last two changes what is built.
     """
 
-    seconds: float
-    sample_rate: int  # Hz
-    clips_per_file: int | None = None
-    suffixes: ClassVar[tuple[str, ...]] = SOUND_SUFFIXES + MEDIA_SUFFIXES
+    files_per_shard: int = FILES_PER_SHARD
+    bytes_per_shard: int = BYTES_PER_SHARD
+    samples_per_shard: int = SAMPLES_PER_SHARD
+    workers: int = 0
+    place: Place = field(default_factory=Place)
 
     def __post_init__(self) -> None:
-        if not (self.seconds >= SHORTEST_SOUND and self.sample_rate > 0):
-            raise ValueError(
-                f"clips must last at least {SHORTEST_SOUND:g} s at a positive sample rate, not {self.seconds:g} s at "
-                f"{self.sample_rate} Hz"
-            )
-
-    @property
-    def geometry(self) -> dict[str, float]:
-        """What the manifest says of every clip: one frame of `seconds` without pixels."""
-        return {"fps": 1 / self.seconds, "frames": 1, "height": 0, "width": 0}
-
-    def clips(self, folder: Path, name: str, key: str, listed: Caption) -> Iterator[Clip | Rejection]:
-        """Clips of the file `folder / name`, their captions beside them, then at most one `Rejection`."""
-        length, number, heard = round(self.seconds * self.sample_rate), 0, 0  # samples, clips, samples
-        try:
-            caption = read_sidecars(folder / name) + listed
-        except ValueError as error:
-            yield Rejection(file=name, kind="captions", reason=str(error))
-            return
-        try:
-            for audio in stream_audio(folder / name, seconds=self.seconds, sample_rate=self.sample_rate):
-                second, heard = heard / self.sample_rate, heard + len(audio)
-                whole = 2 * len(audio) >= length or not second
-                if audio.std() > SILENCE and whole and heard >= SHORTEST_SOUND * self.sample_rate:
-                    yield Clip(
-                        key=f"{key}_{number:04d}",
-                        video=None,
-                        audio=audio_to_int16(np.pad(audio, (0, length - len(audio)))),
-                        captions=caption.texts,
-                        source=caption.extra | {"file": name, "second": round(second, 6)},
-                    )
-                    number += 1
-                if number == self.clips_per_file:
-                    return
-        except ValueError as error:
-            yield _failure(folder, name, error, number)
-            return
-        seconds = heard / self.sample_rate
-        if seconds < SHORTEST_SOUND:
-            reason = f"too short: {seconds:.3f} of {SHORTEST_SOUND:g} s"
-            yield Rejection(file=name, kind="too short", reason=reason)
-        elif not number:
-            yield Rejection(file=name, kind="silent", reason=f"silent: {seconds:.1f} s below -80 dB but for a constant")
-
-
-def _failure(folder: Path, name: str, error: ValueError, clips: int) -> Rejection:
-    """What to report of a file that broke after so many clips."""
-    cause = str(error).removeprefix(f"{folder / name}: ")
-    reason = f"{cause}, after {clips} clips" if clips else cause
-    return Rejection(file=name, kind="damaged" if clips else "unreadable", reason=reason)
+        if min(self.files_per_shard, self.bytes_per_shard, self.samples_per_shard) < 1 or self.workers < 0:
+            raise ValueError(f"a shard needs at least one of each, and workers 0 or more, not {self}")
 
 
 def build_shards(
@@ -183,21 +72,27 @@ def build_shards(
     size: int = 64,
     sample_rate: int = 16000,
     clips_per_file: int | None = None,
-    samples_per_shard: int = 512,
+    shots: ShotDetector | None = None,
+    filters: tuple[Filter, ...] = (),
+    listing: str | os.PathLike | None = None,
     overwrite: bool = False,
-    workers: int = 0,
-) -> Report:
-    """Cut every media file under `folder` into clips and write them as shards to `out`.
+    **scale: Any,
+) -> Report | None:
+    """Cut every media file under `folder`, or every one that `listing` names, into clips and write them as shards to `out`.
 
-    Files are taken in the order of their paths and clips in the order of time, with any number of `workers`
-    (processes; 0 decodes in this one), so equal folders give equal shards. Sound has
-    round(frames / fps * sample_rate) samples a clip. A file that cannot be used is reported and skipped; one that is
-    damaged half way gives the clips before the damage.
+    Files are taken in the order of their paths (of the listing) and clips in the order of time. Which files make a shard
+    depends on the list of files alone, so equal folders give equal shards with any number of processes; what a killed
+    build has finished is kept, and building again with equal inputs and settings does the rest, or nothing. Sound has
+    round(frames / fps * sample_rate) samples a clip. A file that cannot be used, or that a filter refuses, is reported
+    and skipped; one that is damaged half way gives the clips before the damage. `scale`: fields of `Scale`.
 
-    Raises ValueError if the folder holds no media, if no file gives a clip, or if `out` is in use.
+    Returns None where other ranks have not yet done their shares. Raises ValueError if the folder holds no media, if no
+    file gives a clip, if `out` is in use, or was begun with other inputs or settings.
     """
-    cutter = Cutter(frames=frames, fps=fps, size=size, sample_rate=sample_rate, clips_per_file=clips_per_file)
-    return _build(cutter, folder, out, samples_per_shard, overwrite, workers)
+    cutter = Cutter(frames=frames, fps=fps, size=size, sample_rate=sample_rate, clips_per_file=clips_per_file,
+                    shots=shots)  # fmt: skip
+    taking = Taking(cutter=cutter, filters=Filters(steps=tuple(filters)))
+    return _build(taking, folder, out, listing, overwrite, Scale(**scale))
 
 
 def build_sound_shards(
@@ -207,100 +102,89 @@ def build_sound_shards(
     seconds: float = 2.125,
     sample_rate: int = 16000,
     clips_per_file: int | None = None,
-    samples_per_shard: int = 512,
+    filters: tuple[Filter, ...] = (),
+    listing: str | os.PathLike | None = None,
     overwrite: bool = False,
-    workers: int = 0,
-) -> Report:
+    **scale: Any,
+) -> Report | None:
     """`build_shards` for sound alone, from sound and video files: every clip has round(seconds * sample_rate) samples."""
     cutter = SoundCutter(seconds=seconds, sample_rate=sample_rate, clips_per_file=clips_per_file)
-    return _build(cutter, folder, out, samples_per_shard, overwrite, workers)
+    taking = Taking(cutter=cutter, filters=Filters(steps=tuple(filters)))
+    return _build(taking, folder, out, listing, overwrite, Scale(**scale))
 
 
-def _build(
-    cutter: Cutter | SoundCutter,
-    folder: str | os.PathLike,
-    out: str | os.PathLike,
-    samples_per_shard: int,
-    overwrite: bool,
-    workers: int,
-) -> Report:
-    folder = Path(folder)
-    names = media_files(folder, cutter.suffixes)
-    listing = read_listing(folder)
-    rejected = [
-        Rejection(file=name, kind="missing", reason=f"listed in {LISTING} but not there")
-        for name in sorted(listing)
-        if not (folder / name).is_file()
-    ]
-    jobs = [(cutter, folder, name, f"{number:06d}", listing.get(name, Caption())) for number, name in enumerate(names)]
-    with_audio = with_captions = 0
-    with ShardWriter(out, prefix="clips", max_samples=samples_per_shard, overwrite=overwrite) as writer:
-        for result in _run(jobs, workers):
-            if isinstance(result, Rejection):
-                rejected.append(result)
-                continue
-            with_audio += result.audio is not None
-            with_captions += bool(result.captions)
-            writer.write(result.key, result.record())
-        if not writer.num_samples:
-            first = f"{rejected[0].file}: {rejected[0].reason}"
-            raise ValueError(f"{folder}: none of {len(names)} files gave a clip; the first, {first}")
-        manifest = writer.finish(
-            MediaManifest(
-                **cutter.geometry,
-                sample_rate=cutter.sample_rate,
-                rejected=dict(sorted(Counter(rejection.kind for rejection in rejected).items())),
-            )
-        )
-    return Report(
-        files=len(names),
-        clips=manifest.num_samples,
-        clips_with_audio=with_audio,
-        clips_with_captions=with_captions,
-        rejected=tuple(rejected),
+def _build(taking: Taking, folder: str | os.PathLike, out: str | os.PathLike, listing: str | os.PathLike | None,
+           overwrite: bool, scale: Scale) -> Report | None:  # fmt: skip
+    folder, cutter = Path(folder), taking.cutter
+    listed = list_inputs(folder, cutter.suffixes, Path(listing) if listing is not None else None)
+    inputs, planned = taking.filters.of_list(folder, listed)
+    units = units_of(inputs, scale.files_per_shard, scale.bytes_per_shard)
+    settings = {"taking": described(taking)} | {
+        name: value for name, value in asdict(scale).items() if name not in ("workers", "place")
+    }
+    build = Build(
+        out,
+        Plan.of(settings, digest_records(folder, listed), len(listed), len(units)),
+        MediaManifest(**cutter.geometry, sample_rate=cutter.sample_rate),
+        prefix="clips",
+        max_samples=scale.samples_per_shard,
+        overwrite=overwrite,
+    )
+    if build.open():
+        missing = build.missing(scale.place.mine(len(units)))
+        tasks = ((unit, units[unit].start, [inputs[i] for i in units[unit]]) for unit in missing)
+        total = sum(len(units[unit]) for unit in missing)
+        run_tasks(Cutting(build=build, taking=taking, folder=folder), tasks, len(missing), workers=scale.workers,
+                  title="files", total=total)  # fmt: skip
+    totals = build.publish(_finished, planned)
+    return totals and Report(
+        folder=Path(out),
+        files=sum(entry.bytes is not None for entry in listed),
+        clips=totals.samples,
+        clips_with_audio=totals.fields.get("audio", 0),
+        clips_with_captions=totals.fields.get("captions", 0),
+        reasons=totals.rejected,
     )
 
 
-def media_files(folder: Path, suffixes: tuple[str, ...] = MEDIA_SUFFIXES) -> list[str]:
-    """Paths of the files with such names under `folder`, relative and sorted; ValueError if there are none."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
-    names = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(parent).relative_to(folder)
-        names += [
-            (relative / name).as_posix()
-            for name in files
-            if name.lower().endswith(suffixes) and not name.startswith(".")
-        ]
-    if not names:
-        raise ValueError(f"{folder}: holds no media files (looked for {' '.join(suffixes)})")
-    return sorted(names)
+def _finished(manifest: MediaManifest, totals: Totals) -> MediaManifest:
+    return replace(manifest, rejected=totals.rejected)
 
 
-def _cut(job: tuple) -> list[Clip | Rejection]:
-    cutter, *what = job
-    return list(cutter.clips(*what))
+@dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """The job of a process: units of inputs -> shards of clips."""
 
+    build: Build
+    taking: Taking
+    folder: Path
 
-def _run(jobs: list[tuple], workers: int) -> Iterator[Clip | Rejection]:
-    with bar("files", total=len(jobs)) as advance:
-        for results in _in_order(jobs, workers):
-            yield from results
+    def start(self, worker: int) -> Callable[[tuple[int, int, list[Input]], Advance], None]:
+        """Nothing is to be loaded."""
+        return self._unit
+
+    def _unit(self, task: tuple[int, int, list[Input]], advance: Advance) -> None:
+        unit, first, inputs = task
+        self.build.write(unit, self._items(first, inputs, advance))
+
+    def _items(self, first: int, inputs: list[Input], advance: Advance) -> Iterator[tuple[str, dict] | Rejection]:
+        for number, entry in enumerate(inputs, start=first):
+            for found in self.taking(self.folder, entry, f"{number:06d}"):
+                yield (found.key, found.record()) if isinstance(found, Clip) else found
             advance(1)
 
 
-def _in_order(jobs: list[tuple], workers: int) -> Iterator[Iterable[Clip | Rejection]]:
-    if workers == 0:
-        # Streams: a film of hours passes through without being held.
-        yield from (cutter.clips(*what) for cutter, *what in jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = deque()
-        for job in jobs:
-            waiting.append(pool.submit(_cut, job))
-            if len(waiting) >= 4 * workers:  # bounds what finished files hold in memory
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def described(value: Any) -> Any:
+    """Frozen dataclasses, in each other and in tuples, as JSON can hold them, with the names of their classes.
+
+    Raises ValueError for what cannot be told apart so.
+    """
+    if is_dataclass(value):
+        name = f"{type(value).__module__}.{type(value).__qualname__}"
+        return {"class": name} | {key: described(part) for key, part in vars(value).items()}
+    if isinstance(value, tuple | list):
+        return [described(part) for part in value]
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    raise ValueError(f"{value!r} cannot stand in a build's settings: filters and detectors are frozen dataclasses of "
+                     "plain values")  # fmt: skip

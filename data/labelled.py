@@ -38,6 +38,16 @@ class FolderLabel(Label):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FieldLabel(Label):
+    """What a sidecar or a listing says under a name, as `tools/prepare_*.py` write "label"; nothing said leaves it out."""
+
+    field: str = "label"
+
+    def __call__(self, source: dict[str, Any]) -> str | None:
+        return str(source.get(self.field) or "") or None
+
+
+@dataclass(frozen=True, kw_only=True)
 class BounceLabel(Label):
     """What the one object of a scene of the built-in world does ("motion") or is; scenes with two are left out.
 

@@ -76,28 +76,42 @@ def read_audio(path: str | os.PathLike, *, sample_rate: int | None = 16000, chan
     )
 
 
-def stream_audio(path: str | os.PathLike, *, seconds: float, sample_rate: int = 16000) -> Iterator[np.ndarray]:
+def stream_audio(
+    path: str | os.PathLike, *, seconds: float, sample_rate: int = 16000, start: float = 0.0, end: float | None = None
+) -> Iterator[np.ndarray]:
     """`read_audio`, mixed down, in consecutive chunks of `seconds`, float32 (s,), decoded as they are asked for.
 
-    The last chunk may be shorter. Memory holds a chunk, never the file. A file that turns out damaged half way raises
-    after the chunks before the damage.
+    Of the sound from second `start` to second `end` of the file. The last chunk may be shorter. Memory holds a chunk,
+    never the file. A file that turns out damaged half way raises after the chunks before the damage.
     """
-    sound, given, length = SoundTrack(sample_rate=sample_rate, channels=MIX_DOWN), 0, round(seconds * sample_rate)
+    sound, length = SoundTrack(sample_rate=sample_rate, channels=MIX_DOWN), round(seconds * sample_rate)
+    most = None if end is None else round((end - start) * sample_rate)  # samples
+    given = 0
 
     def chunk(samples: int) -> np.ndarray:
-        return sound.read(sound.first_second + given / sample_rate, samples)[0]
+        return sound.read(begin + given / sample_rate, samples)[0]
 
-    with open_source(path, video=False) as source, _naming(path):
+    def ready() -> int:  # samples that are decoded and not yet given
+        decoded = sound.samples - round((begin - sound.first_second) * sample_rate)
+        return (decoded if most is None else min(decoded, most)) - given
+
+    with open_source(path, video=False, start=start) as source, _naming(path):
         for frame in source.items:
             sound.push(frame)
-            while sound.samples - given >= length:
+            if sound.first_second is None:
+                continue
+            begin = sound.first_second if source.start is None else source.start
+            while ready() >= length:
                 yield chunk(length)
                 given += length
-        sound.finish()
+            if most is not None and given + ready() >= most:
+                break
+        else:
+            sound.finish()
     if not sound.samples:
         raise ValueError(f"{path}: has no audio track")
-    while given < sound.samples:
-        samples = min(length, sound.samples - given)
+    begin = sound.first_second if source.start is None else source.start
+    while (samples := min(length, ready())) > 0:
         yield chunk(samples)
         given += samples
 
@@ -122,16 +136,18 @@ def stream_media(
     audio: bool = True,
     resize: ResizeCrop | None = None,
     chunk_frames: int | None = None,
+    start: float = 0.0,
     max_seconds: float | None = None,
 ) -> Iterator[Media]:
     """`read_media` in consecutive chunks of `chunk_frames` frames, decoded as they are asked for.
 
-    The last chunk may be shorter. Memory holds a chunk and what the file interleaves around it, never the file. A file
-    that turns out damaged half way raises after the chunks before the damage.
+    They begin `start` seconds after the file's beginning, with the picture then on show. The last chunk may be shorter.
+    Memory holds a chunk and what the file interleaves around it, never the file. A file that turns out damaged half way
+    raises after the chunks before the damage.
     """
     if fps is not None and not 0 < fps < 1000:
         raise ValueError(f"fps must lie between 0 and 1000, not {fps}")
-    with open_source(path, audio=audio) as source:
+    with open_source(path, audio=audio, start=start) as source:
         grid = FrameGrid(fps=fps, frame_rate=source.frame_rate, resize=resize, pixel_aspect=source.pixel_aspect)
         sound = SoundTrack(sample_rate=sample_rate, channels=channels)
         with _naming(path):
@@ -173,7 +189,7 @@ def _chunks(
     if max_seconds is not None and grid.fps:
         del frames[max(0, max(1, round(max_seconds * grid.fps)) - given) :]
     if grid.count == 0:
-        raise ValueError("holds no frame that decodes")
+        raise ValueError("holds no frame that decodes" + (f" after {source.start:g} s" if source.start else ""))
     while frames:
         number = min(chunk_frames or len(frames), len(frames))
         yield chunk(number)

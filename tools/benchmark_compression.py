@@ -32,7 +32,8 @@ import yaml
 from videopoet import component
 from videopoet.commands.safely import run_safely
 from videopoet.commands.sample import best_device
-from videopoet.data.ingest import media_files
+from videopoet.data.cutters import MEDIA_SUFFIXES
+from videopoet.data.inputs import media_files
 from videopoet.data.media import read_image, stream_media
 from videopoet.data.progress import bar
 from videopoet.data.transforms import ResizeCrop
@@ -99,7 +100,7 @@ def _entry(line: str) -> dict | None:
 
 def read_clips(paths: list[Path], a: argparse.Namespace) -> Iterator[Clip]:
     """The first frames of every video file, folders searched; ValueError for a file that cannot be read."""
-    files = [path / name for path in paths if path.is_dir() for name in media_files(path)]
+    files = [path / name for path in paths if path.is_dir() for name in media_files(path, MEDIA_SUFFIXES)]
     files += [path for path in paths if not path.is_dir()]
     names = [path.name for path in files]
     for path in files[: a.clips]:

@@ -156,9 +156,18 @@ def test_nothing_is_left_behind_when_nothing_can_be_built(tmp_path, folder):
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
-def test_out_in_use_is_refused_before_any_work(tmp_path, folder):
+def test_the_same_again_does_nothing_and_anything_else_is_refused_before_any_work(tmp_path, folder):
     write(folder / "a.mp4", numbered(5))
-    build_shards(folder, tmp_path / "out", **SMALL)
-    with pytest.raises(ValueError, match="already holds shards"):
-        build_shards(folder, tmp_path / "out", **SMALL)
-    assert build_shards(folder, tmp_path / "out", **SMALL, overwrite=True).clips == 1
+    report = build_shards(folder, tmp_path / "out", **SMALL)
+    before = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
+    assert build_shards(folder, tmp_path / "out", **SMALL) == report
+    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == before
+    other = SMALL | {"fps": 4.0, "frames": 1}
+    with pytest.raises(ValueError, match=r"already holds shards of other inputs or settings \(.*fps"):
+        build_shards(folder, tmp_path / "out", **other)
+    assert build_shards(folder, tmp_path / "out", **other, overwrite=True).clips == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "videos"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("not shards")
+    with pytest.raises(ValueError, match="is not a shard folder"):
+        build_shards(folder, tmp_path / "mine", **SMALL, overwrite=True)
