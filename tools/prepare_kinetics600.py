@@ -9,38 +9,11 @@ ID.mp4, the whole video, of which the span from time_start to time_end is taken.
 """
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 from videopoet.commands.safely import run_safely
-from videopoet.data.importers import Files, Item, one_line, read_json, read_table, seconds, summary, write_listings
-
-SPLITS = {"training": "train", "val": "validate", "validation": "validate", "testing": "test"}
-
-
-def rows(path: Path) -> Iterator[dict]:
-    """label ("" where held out), youtube_id, time_start, time_end, split of every clip of a file."""
-    if path.suffix.lower() != ".json":
-        for row in read_table(path, ("youtube_id", "time_start", "time_end")):
-            yield {"label": "", "split": path.stem} | row
-        return
-    for name, entry in read_json(path).items():
-        said = entry.get("annotations", {})
-        start, end = said.get("segment", (None, None))
-        if start is None:
-            raise ValueError(f"{path}: {name} has no segment")
-        yield {"label": said.get("label", ""), "youtube_id": name, "time_start": start, "time_end": end,
-               "split": entry.get("subset", path.stem)}  # fmt: skip
-
-
-def items(path: Path) -> Iterator[Item]:
-    """Every clip of a file."""
-    for row in rows(path):
-        name, start, end = row["youtube_id"], seconds(row["time_start"]), seconds(row["time_end"])
-        label, split = one_line(row["label"]), row["split"].strip().lower() or path.stem
-        cut = f"{name}_{int(start):06d}_{int(end):06d}"
-        yield Item(split=SPLITS.get(split, split), names=(cut,), uncut=(name,), start=start, end=end,
-                   captions=(label,) if label else (), extra={"label": label, "youtube_id": name})  # fmt: skip
+from videopoet.data.annotations import kinetics_items as items
+from videopoet.data.importers import Files, summary, write_listings
 
 
 def run(a: argparse.Namespace) -> None:

@@ -10,41 +10,11 @@ class` a line), which are then caption and label.
 """
 
 import argparse
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from videopoet.commands.safely import run_safely
-from videopoet.data.importers import Files, Item, one_line, read_json, read_lines, summary, write_listings
-
-
-def split_of(path: Path) -> str:
-    """train, validation or test, by the name of the file."""
-    found = [split for word, split in (("train", "train"), ("val", "validation"), ("test", "test"))
-             if word in path.stem.lower()]  # fmt: skip
-    if len(found) != 1:
-        raise ValueError(f"{path}: the name says neither train nor validation nor test")
-    return found[0]
-
-
-def sentence(template: str, placeholders: list[str]) -> str:
-    """The template with its objects in place of [something]; as many as there are."""
-    objects = iter(placeholders)
-    return re.sub(r"\[[^\]]*\]", lambda match: next(objects, match[0].strip("[]")), template)
-
-
-def items(path: Path, answers: dict[str, str]) -> Iterator[Item]:
-    """Every video of a file."""
-    split, content = split_of(path), read_json(path)
-    if not isinstance(content, list) or not all(isinstance(entry, dict) and "id" in entry for entry in content):
-        raise ValueError(f"{path}: not a list of objects with an id, as the labels of Something-Something v2 are")
-    for entry in content:
-        name = str(entry["id"])
-        template, objects = entry.get("template", ""), entry.get("placeholders") or []
-        label = one_line(template.replace("[", "").replace("]", "")) or answers.get(name, "")
-        caption = one_line(entry.get("label") or (sentence(template, objects) if template else label))
-        extra = {"id": name, "label": label, "placeholders": objects} if label else {"id": name}
-        yield Item(split=split, names=(name,), captions=(caption,) if caption else (), extra=extra)
+from videopoet.data.annotations import ssv2_items as items
+from videopoet.data.importers import Files, read_lines, summary, write_listings
 
 
 def run(a: argparse.Namespace) -> None:

@@ -9,41 +9,12 @@ on "HandStandPushups".
 """
 
 import argparse
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from videopoet.commands.safely import run_safely
-from videopoet.data.importers import Files, Item, read_lines, summary, write_listings
-
-
-def words(label: str) -> str:
-    """ "ApplyEyeMakeup" -> "apply eye makeup", "YoYo" -> "yo yo", "TaiChi" -> "tai chi"."""
-    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]*|[a-z]+|\d+", label)).lower()
-
-
-def classes(path: Path) -> dict[str, int]:
-    """Label in lower case -> number, of classInd.txt."""
-    found = {}
-    for line in read_lines(path):
-        number, _, label = line.partition(" ")
-        if not (number.isdecimal() and label.strip()):
-            raise ValueError(f"{path}: {line!r} is no number and class")
-        found[label.strip().lower()] = int(number)
-    return found
-
-
-def items(path: Path, split: str, numbers: dict[str, int]) -> Iterator[Item]:
-    """Lines `Class/v_Class_g01_c01.avi`, with the number of the class behind it in the training lists."""
-    for line in read_lines(path):
-        name, _, said = line.replace("\\", "/").partition(" ")
-        label, _, stem = name.removesuffix(".avi").partition("/")
-        group = re.search(r"_g(\d+)_c(\d+)$", stem)
-        number = numbers.get(label.lower())
-        if group is None or number is None or (said and int(said) != number):
-            raise ValueError(f"{path}: {line!r} is no clip of one of the {len(numbers)} classes")
-        extra = {"label": label, "class": number, "group": int(group[1])}
-        yield Item(split=split, names=(name, stem), captions=(words(label),), extra=extra)
+from videopoet.data.annotations import ucf101_classes as classes
+from videopoet.data.annotations import ucf101_items as items
+from videopoet.data.importers import Files, summary, write_listings
 
 
 def run(a: argparse.Namespace) -> None:

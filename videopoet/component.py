@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,6 +43,8 @@ def _as_annotated(cls: type, name: str, value):
     if not isinstance(value, dict):
         return value
     hint = get_type_hints(cls.__init__).get(name)
+    if get_origin(hint) is dict:  # a mapping of names to values is what it is
+        return value
     declared = next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
     return value if declared is None else declared(**value)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from videopoet.data.annotations import msrvtt_split_of
 from videopoet.data.importers import Files, Item, seconds, write_listings
 from videopoet.data.ingest import build_shards
 from videopoet.data.labelled import FieldLabel
@@ -126,7 +127,7 @@ def test_msrvtt_1k_a_and_what_it_refuses(videos, tmp_path):
     ("number", "split"), [(0, "train"), (6512, "train"), (6513, "validate"), (7009, "validate"), (7010, "test"), (9999, "test")]
 )
 def test_msrvtt_splits_by_number(number, split):
-    assert tool("msrvtt").split_of(vtt_video(number)) == split
+    assert msrvtt_split_of(vtt_video(number)) == split
 
 
 # --- UCF-101

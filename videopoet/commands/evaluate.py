@@ -1,20 +1,24 @@
-"""`videopoet evaluate PROTOCOL`: bounce (held-out scenes and an oracle) and prefix (is an image the head of a video?)."""
+"""`videopoet evaluate PROTOCOL`: bounce (held-out scenes and an oracle), prefix (is an image the head of a video?), and the
+published protocols."""
 
 import argparse
 import json
 import time
 from pathlib import Path
 
+from videopoet.commands import evaluate_protocol
 from videopoet.commands.drawing import draw_of, sampling_arguments
 from videopoet.commands.progress import token_bar
 from videopoet.commands.sample import load_model
 
 
 def add(commands) -> None:
-    evaluate = commands.add_parser("evaluate", help="measure a model")
-    protocols = evaluate.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
+    evaluate = commands.add_parser("evaluate", help="measure a model, as published protocols do; compare reports")
+    protocols = evaluate.add_subparsers(title="protocols", metavar="PROTOCOL", required=True, dest="protocol",
+                                        action=evaluate_protocol.ByNameOrPath)  # fmt: skip
     add_bounce(protocols)
     add_prefix(protocols)
+    evaluate_protocol.add(protocols)
 
 
 def add_bounce(protocols) -> None:

@@ -12,6 +12,7 @@ mean magnitude of Farnebäck's flow. The published script differed, and numbers 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -100,6 +101,8 @@ def motion_peaks(video: np.ndarray, fps: float, threshold: float) -> list[float]
     except ImportError as error:
         raise ValueError(f"AV-Align needs Farnebäck's flow ({error}): pip install opencv-python-headless") from None
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in video]
-    flows = [cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0) for a, b in zip(grey, grey[1:])]
+    flows = [cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0) for a, b in pairwise(grey)]
     speed = [float(np.hypot(*np.moveaxis(flow, -1, 0)).mean()) for flow in flows]
-    return [i / fps for i in range(1, len(speed) - 1) if speed[i - 1] < speed[i] > speed[i + 1] and speed[i] >= threshold]
+    return [
+        i / fps for i in range(1, len(speed) - 1) if speed[i - 1] < speed[i] > speed[i + 1] and speed[i] >= threshold
+    ]

@@ -65,7 +65,9 @@ class Generator:
         return replace(clip, fps=self.poet.geometry.fps)
 
     def make(self, task: Any, requests: Sequence[Request], seed: int) -> list[Sample]:
-        made = self.poet.generate(task, list(requests), draw=self.draw, seed=seed, progress=self.progress, **self.ranking)
+        made = self.poet.generate(
+            task, list(requests), draw=self.draw, seed=seed, progress=self.progress, **self.ranking
+        )
         return [Sample(media=media) for media in made]
 
 

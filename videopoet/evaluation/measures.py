@@ -83,7 +83,7 @@ class ClipsOfDataset:
         if self.seed is not None:
             entries = [entries[i] for i in np.random.default_rng(self.seed).permutation(len(entries))]
         usable = [study.real(e) for e in entries if e.key not in study.unusable]
-        count = min(c for c in (self.count, study.limit, len(usable)) if c is not None)
+        count = min(c for c in (self.count, study.run.limit, len(usable)) if c is not None)
         return usable[:count]
 
 
@@ -127,7 +127,7 @@ class Similarity(Measure):
         seen, read = Seen(detector=detector, view=self.view), Read(detector=detector)
         if self.of == "real":
             entries = [e for e in study.contents.entries if e.path is not None and e.captions]
-            pairs = [(study.real(e), e.captions[0]) for e in entries[: study.limit]]
+            pairs = [(study.real(e), e.captions[0]) for e in entries[: study.run.limit]]
         else:
             pairs = [(study.sample(w), w.prompt) for w in study.wishes]
         texts = [plain_caption(text) if self.captions == "plain" else text for _, text in pairs]
@@ -241,13 +241,15 @@ class OfSets(Measure):
 class FrechetDistance(OfSets):
     """FID, FVD. ddof: 1 as numpy and TF-GAN, 0 as StyleGAN-V and cd-fvd. extrapolate: FVD at infinitely many samples too.
 
-    reference: an .npz with `mu` and `sigma` of `reference_n` pictures in --data in place of real clips (ADM's batches).
+    reference: an .npz in --data with the mean and covariance of `reference_n` pictures, under `reference_keys`, in place of
+    real clips (ADM's batches).
     """
 
     ddof: int = 1
     extrapolate: bool = False
     reference: str | None = None
     reference_n: int = 50_000
+    reference_keys: tuple[str, str] = ("mu", "sigma")
 
     @property
     def needs_reals(self) -> bool:
@@ -256,14 +258,16 @@ class FrechetDistance(OfSets):
     def measure(self, study: Study) -> list[Measured]:
         sets = self.fake_sets(study)
         if self.reference is not None:
-            real = GaussianStatistics.load_npz(study.data / self.reference, n=self.reference_n)
+            mean, covariance = self.reference_keys
+            real = GaussianStatistics.load_npz(study.run.data / self.reference, n=self.reference_n, mean=mean,
+                                               covariance=covariance)  # fmt: skip
         else:
             real = self.real_set(study)
         found = [frechet_distance(fake, real, ddof=self.ddof) for fake in sets]
         details: dict[str, Any] = {"ddof": self.ddof, "route": sorted({f.route for f in found}),
                                    "mean_term": float(np.mean([f.mean_term for f in found]))}  # fmt: skip
         if self.extrapolate and len(sets[0]) >= 8:
-            line = fvd_infinity(sets[0], real, seed=study.seed)
+            line = fvd_infinity(sets[0], real, seed=study.run.seed)
             details["at_infinity"] = {"value": line.value, "slope": line.slope, "r2": line.r2}
         return [self.result(study, sets, [f.value for f in found], n={"real": found[0].n[1]}, bias=found[0].bias,
                             higher_is_better=False, details=details)]  # fmt: skip
@@ -280,7 +284,9 @@ class KernelDistance(OfSets):
 
     def measure(self, study: Study) -> list[Measured]:
         sets, real = self.fake_sets(study), self.real_set(study)
-        found = [kernel_distance(f, real, kernel=self.kernel, unbiased=self.unbiased, subsets=self.subsets) for f in sets]
+        found = [
+            kernel_distance(f, real, kernel=self.kernel, unbiased=self.unbiased, subsets=self.subsets) for f in sets
+        ]
         return [self.result(study, sets, [f.value for f in found], n={"real": len(real)}, spread=found[0].spread,
                             bias=0.0 if self.unbiased else None, higher_is_better=False)]  # fmt: skip
 

@@ -1,82 +1,59 @@
 """Measures of what was reconstructed against its original, and of the codes between them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from videopoet import component
-from videopoet.evaluation.detectors.weights import sha256_of
-from videopoet.evaluation.measures import Measure, Measured
+from videopoet.evaluation.measures import Measure, Measured, said
 from videopoet.evaluation.readings import Compared
-from videopoet.evaluation.reconstruction import LearnedDistance, Metric, learned_distance, standard_metrics
-from videopoet.evaluation.study import Study
+from videopoet.evaluation.reconstruction import Metric, compare, standard_metrics
+from videopoet.evaluation.study import Item, Study
 from videopoet.evaluation.views import View
 from videopoet.tokenizers.quantizers.usage import code_perplexity
 from videopoet.tokenizers.token_file.bits import bits_needed
 
-
-@dataclass(frozen=True, kw_only=True)
-class Perceptual:
-    """LPIPS and its kin as a metric: a class of `videopoet.tokenizers.visual.perceptual` with the weights it names."""
-
-    spec: dict[str, Any] = field(default_factory=dict)
-
-    def build(self) -> LearnedDistance:
-        return learned_distance(component.instantiate(self.spec))
+MOST_DB = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction(Measure):
-    """PSNR, SSIM, MS-SSIM and learned distances, by frame: the mean over clips of each clip's mean over frames.
+    """PSNR, SSIM, MS-SSIM by frame: the mean over clips of each clip's mean over frames, and of each frame's number.
 
-    metrics: None for PSNR of RGB and luma, SSIM, and MS-SSIM with as many scales as the size has (fewer than 5 are
-    another metric, and named so).
+    metrics: None for PSNR of RGB and luma, SSIM, and MS-SSIM with as many scales as the first clip's size has (fewer than
+    5 are another metric, and named so). An equal picture has no finite PSNR: it counts as 100 dB.
     """
 
     metrics: tuple[Metric, ...] | None = None
     view: View = View()
     comparable_to: tuple[str, ...] = ()
 
-    def _reading(self, study: Study) -> Compared:
-        metrics = self.metrics
-        if metrics is None:
-            clip = study.pair(study.wishes[0]).load()[0].media.video
-            metrics = standard_metrics(*self.view(study.pair(study.wishes[0]).load()[0].media, "").shape[1:3]) if (
-                clip is not None) else ()  # fmt: skip
-        return Compared(metrics=tuple(metrics), view=self.view)
-
     def extract(self, study: Study) -> None:
-        study.extract(self._reading(study), [study.pair(w) for w in study.wishes], "reconstruction")
+        study.extract(self._reading(study), _pairs(study), "reconstruction")
 
     def measure(self, study: Study) -> list[Measured]:
         reading = self._reading(study)
-        rows = study.rows(reading, [study.pair(w) for w in study.wishes])
-        if not rows:
-            raise ValueError("no clip and its reconstruction could be read")
-        example = [metric(*[np.zeros((1, *_size(study, self.view), 3), np.uint8)] * 2) for metric in reading.metrics]
-        found = []
-        for column, score in enumerate(example):
-            clips = [r[:, column].double() for r in rows]
-            by_frame = [float(torch.stack([c[i] for c in clips if i < len(c)]).mean()) for i in range(max(map(len, clips)))]
-            details = {"by_frame": [v if np.isfinite(v) else str(v) for v in by_frame]}
-            mean = float(torch.stack([c.mean() for c in clips]).mean())
-            found.append(Measured(metric=score.metric, value=mean, unit=score.unit, higher_is_better=score.higher_is_better,
-                                  n={"clips": len(clips)}, details=details, comparable_to=self.comparable_to))  # fmt: skip
-        return found
+        blank = np.zeros((1, *self._size(study), 3), np.uint8)
+        scores = list(compare(blank, blank, reading.metrics).values())
+        rows = [r.clamp_max(MOST_DB) for r in study.rows(reading, _pairs(study))]
+        return [_by_frame(score.metric, score.unit, score.higher_is_better, [r[:, i] for r in rows], self.comparable_to)
+                for i, score in enumerate(scores)]  # fmt: skip
 
+    def _reading(self, study: Study) -> Compared:
+        metrics = standard_metrics(*self._size(study)) if self.metrics is None else tuple(self.metrics)
+        return Compared(metrics=metrics, name=repr(metrics), view=self.view)
 
-def _size(study: Study, view: View) -> tuple[int, int]:
-    return view(study.pair(study.wishes[0]).load()[0].media, "").shape[1:3]
+    def _size(self, study: Study) -> tuple[int, int]:
+        for item in _pairs(study):
+            return self.view(item.load()[0].media, item.key).shape[1:3]
+        raise ValueError("no clip could be read: there is nothing to compare")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedReconstruction(Measure):
-    """A learned distance by frame, of the network that `--weights ROLE=file.yaml` describes (a class of
-    `videopoet.tokenizers.visual.perceptual` by class_path, with its own weights)."""
+    """LPIPS or another learned distance by frame: `network` is a `PerceptualNetwork`."""
 
     network: str = "lpips"
     view: View = View()
@@ -87,19 +64,33 @@ class LearnedReconstruction(Measure):
         return (self.network,)
 
     def _reading(self, study: Study) -> Compared:
-        return Compared(metrics=(study.detectors[self.network],), view=self.view)
+        detector = study.detectors[self.network]
+        return Compared(metrics=(detector.distance,), name=detector.identity().key, view=self.view)
 
     def extract(self, study: Study) -> None:
-        study.extract(self._reading(study), [study.pair(w) for w in study.wishes], self.network)
+        study.extract(self._reading(study), _pairs(study), self.network)
 
     def measure(self, study: Study) -> list[Measured]:
-        rows = study.rows(self._reading(study), [study.pair(w) for w in study.wishes])
-        longest = max(map(len, rows))
-        by_frame = [float(torch.stack([r[i, 0].double() for r in rows if i < len(r)]).mean()) for i in range(longest)]
-        return [Measured(metric=study.detectors[self.network].name, value=float(torch.stack([r.double().mean() for r in rows])
-                                                                                .mean()),
-                         higher_is_better=False, n={"clips": len(rows)}, details={"by_frame": by_frame},
-                         comparable_to=self.comparable_to)]  # fmt: skip
+        rows, detector = study.rows(self._reading(study), _pairs(study)), study.detectors[self.network]
+        found = _by_frame(detector.name, "1", False, [r[:, 0] for r in rows], self.comparable_to)
+        return [replace(found, detector=said(detector))]
+
+
+def _pairs(study: Study) -> list[Item]:
+    return [study.pair(wish) for wish in study.wishes]
+
+
+def _by_frame(
+    metric: str, unit: str, higher: bool, clips: Sequence[Tensor], comparable_to: tuple[str, ...]
+) -> Measured:
+    if not clips:
+        raise ValueError(f"{metric}: no clip and its reconstruction could be read")
+    longest = max(map(len, clips))
+    by_frame = [float(torch.stack([c[i].double() for c in clips if i < len(c)]).mean()) for i in range(longest)]
+    means = torch.stack([c.double().mean() for c in clips])
+    error = float(means.std(correction=1) / len(means) ** 0.5) if len(means) > 1 else None
+    return Measured(metric=metric, value=float(means.mean()), unit=unit, higher_is_better=higher, n={"clips": len(clips)},
+                    details={"by_frame": by_frame, "standard_error": error}, comparable_to=comparable_to)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +106,9 @@ class CodeUsage(Measure):
     def extract(self, study: Study) -> None: ...
 
     def measure(self, study: Study) -> list[Measured]:
-        size = study.samples_facts["codebook_size"]
+        size = study.maker_facts.get("codebook_size")
+        if size is None:
+            raise ValueError("usage is measured of a tokenizer's own samples (task: reconstruct), not of given ones")
         counts: list[Tensor] = []
         bits = pixels = tokens = 0
         for wish in study.wishes:
@@ -145,6 +138,3 @@ class CodeUsage(Measure):
                      ceiling=float(min(tokens, size))),
             Measured(metric="bits per pixel", value=bpp, unit="bit", higher_is_better=False, n=n),
         ]  # fmt: skip
-
-
-__all__ = ["CodeUsage", "LearnedReconstruction", "Reconstruction", "sha256_of"]

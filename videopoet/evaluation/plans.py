@@ -185,7 +185,9 @@ class EachVideo:
             return []
         if self.seed is not None:
             entries = [entries[i] for i in np.random.default_rng(self.seed).permutation(len(entries))]
-        said = {"none": lambda e: "", "label": lambda e: e.label, "caption": lambda e: (*e.captions, "")[0]}[self.prompt]
+        said = {"none": lambda e: "", "label": lambda e: e.label, "caption": lambda e: (*e.captions, "")[0]}[
+            self.prompt
+        ]
         count = len(entries) if self.count is None else self.count
         rows = [(entries[i % len(entries)], i // len(entries)) for i in range(count)]
         return _numbered([(e, said(e), draw) for e, draw in rows])
@@ -249,4 +251,6 @@ class SoundAlone:
     reads = True
 
     def __call__(self, prompt: str, clip: Media | None) -> Request:
+        if clip.audio is None:
+            raise ValueError("the clip has no sound")
         return Request(prompt=prompt, audio=Media(video=None, fps=0.0, audio=clip.audio, sample_rate=clip.sample_rate))

@@ -22,10 +22,8 @@ import yaml
 from videopoet import component
 from videopoet.evaluation.detectors.base import BUILDABLE, Detector, build_detector
 from videopoet.evaluation.plans import Given, Plan, TextAlone
+from videopoet.evaluation.shelf import names
 from videopoet.evaluation.views import Source
-
-#: The YAML files that ship with the package, by name; a link to configs/evaluation in the repository.
-FOLDER = Path(__file__).parent / "protocols"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,19 +143,6 @@ def plain(value: Any) -> Any:
 def digest(value: Any) -> str:
     """16 hex digits of plain values."""
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def names() -> dict[str, Path]:
-    """The protocols that come with the package."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
-
-
-def summary(path: Path) -> str:
-    """The first line of a YAML's header."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            return line.lstrip("# ").rstrip()
-    return path.stem
 
 
 def read_protocol(name: str | Path) -> Protocol:

@@ -94,15 +94,19 @@ def resampled(sound: Tensor, rate: int, wanted: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """Scores of a sample against its real clip: a row for each frame, a column for each metric; `view` of both."""
+    """Scores of a sample against its real clip: a row for each frame, a column for each metric; `view` of both.
+
+    name: what tells these metrics from others in the cache.
+    """
 
     metrics: tuple[Metric, ...]
+    name: str
     view: View = View()
     alone = True
 
     @property
     def identity(self) -> str:
-        return digest([[repr(metric) for metric in self.metrics], self.view])
+        return digest([self.name, self.view])
 
     def prepare(self, loaded: tuple[Sample, Sample], key: str) -> tuple[np.ndarray, np.ndarray]:
         real, made = (np.asarray(self.view(s.media, key)) for s in loaded)

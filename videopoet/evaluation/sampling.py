@@ -156,9 +156,13 @@ def make_samples(
 ) -> dict[str, str]:  # fmt: skip
     """Make this rank's samples, then (rank 0) see to the rest. Returns {key: why} of those whose clip cannot be read."""
     unusable = _make(samples, maker, share.mine(wishes), progress)
+
+    def done(wish: Wish) -> bool:
+        return wish in samples or wish.source_key in unusable
+
     if share.rank == 0:
-        for left in waiting(lambda w: w in samples or w.source_key in unusable, wishes, share, progress, patience):
-            unusable |= _make(samples, maker, left, progress)
+        for left in waiting(done, wishes, share, progress, patience):
+            unusable.update(_make(samples, maker, left, progress))
     return unusable
 
 
@@ -214,5 +218,3 @@ def write_plan(path: Path, wishes: Sequence[Wish], seed: int) -> None:
         rows = ({"name": sample_name(w, seed), "number": w.number, "prompt": w.prompt, "key": w.entry.key,
                  "video": str(w.entry.path) if w.entry.path else None} for w in wishes)  # fmt: skip
         part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-

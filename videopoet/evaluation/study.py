@@ -46,17 +46,37 @@ class Reading(Protocol):
     def compute(self, units: Any) -> Tensor: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run adds to a protocol.
+
+    limit: at most so many samples and real clips. allow_partial: measure although the data are not as published. patience:
+    seconds after which rank 0 takes over what other ranks have not made. progress: called with what is done and how many
+    there are, gives what is called with each number done.
+    """
+
+    data: Path
+    work: Path
+    seed: int = 0
+    limit: int | None = None
+    allow_partial: bool = False
+    share: Share = Share()
+    patience: float = PATIENCE
+    progress: Callable[[str, int], Callable[[int], Any]] | None = None
+
+    def stage(self, what: str, total: int) -> Callable[[int], Any]:
+        return self.progress(what, total) if self.progress else lambda steps: None
+
+
 class Study:
     """What measures work on. `unusable` says why clips could not be read; they count nowhere."""
 
-    def __init__(self, knobs: Knobs, contents: Contents, wishes: Sequence[Wish], samples: Samples, work: Path, *,
-                 detectors: dict[str, Detector], share: Share, limit: int | None = None, data: Path | None = None,
-                 seed: int = 0, progress: Callable[[str, int], Any] | None = None, patience: float = PATIENCE):  # fmt: skip
+    def __init__(self, knobs: Knobs, contents: Contents, wishes: Sequence[Wish], samples: Samples,
+                 detectors: dict[str, Detector], run: Run, maker_facts: dict[str, Any]):  # fmt: skip
         self.knobs, self.contents, self.samples, self.detectors = knobs, contents, samples, detectors
-        self.data, self.seed, self.limit, self.share, self.patience = data, seed, limit, share, patience
-        self.cache = FeatureCache(work / "features")
+        self.run, self.maker_facts = run, maker_facts
+        self.cache = FeatureCache(run.work / "features")
         self.unusable: dict[str, str] = {}
-        self.progress = progress
         self._wishes = list(wishes)
         self._files: dict[Path, str] = {}
 
@@ -89,11 +109,11 @@ class Study:
 
     def extract(self, reading: Reading, items: Sequence[Item], what: str) -> None:
         """Compute what is not yet there of this rank's share, then (rank 0) of what others left."""
-        advance = self.progress(what, len(items)) if self.progress else lambda n: None
+        advance = self.run.stage(what, len(items))
         self.cache.refresh()
-        self._extract(reading, self.share.mine(items, UNITS), advance)
-        if self.share.rank == 0:
-            for left in waiting(lambda i: self._there(reading, i), items, self.share, advance, self.patience):
+        self._extract(reading, self.run.share.mine(items, UNITS), advance)
+        if self.run.share.rank == 0:
+            for left in waiting(lambda i: self._there(reading, i), items, self.run.share, advance, self.run.patience):
                 self._extract(reading, left, advance)
 
     def _there(self, reading: Reading, item: Item) -> bool:
@@ -110,7 +130,9 @@ class Study:
                 block = []
         self.cache.add(block)
 
-    def _rows(self, reading: Reading, items: Iterable[Item], advance: Callable[[int], Any]) -> Iterator[tuple[str, Tensor]]:
+    def _rows(
+        self, reading: Reading, items: Iterable[Item], advance: Callable[[int], Any]
+    ) -> Iterator[tuple[str, Tensor]]:
         waiting_units: list[tuple[str, Any]] = []
 
         def run() -> Iterator[tuple[str, Tensor]]:
@@ -142,4 +164,3 @@ class Study:
         """float32 (rows, d) of each item that could be read, in order."""
         self.cache.refresh()
         return [self.cache[self.key_of(reading, item)] for item in items if item.key not in self.unusable]
-

@@ -13,11 +13,10 @@ from videopoet.evaluation.round_trip import NoRoundTrip, RoundTrip
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The real clip of a video file, at the file's own frame rate.
+    """The real clip of a video file.
 
-    frames: which of them. resize: to which size; None keeps the file's. fps: what the clip is said to have from there on
-    (0 keeps it): a model that makes 8 frames per second is given native frames as if they were 8 a second.
-    sound: with it, at `sample_rate` Hz, cut to the span of the frames.
+    frames: which of them, at the file's own rate or another. resize: to which size; None keeps the file's. fps: what the
+    clip is said to have from there on (0 keeps it). sound: with it, at `sample_rate` Hz, cut to the span of the frames.
     """
 
     frames: FrameRule = AllFrames()
@@ -30,14 +29,15 @@ class Source:
         """ValueError, naming the file, where it cannot be read or is too short for the rule."""
         media = next(stream_media(path, audio=self.sound, sample_rate=self.sample_rate))
         chosen = self.frames.indices(len(media.video), fps=media.fps, key=key)
+        rate = (getattr(self.frames, "fps", None) or media.fps) / getattr(self.frames, "stride", 1)
         audio = media.audio
         if audio is not None:
-            start, end = chosen[0] / media.fps, (chosen[-1] + 1) / media.fps
-            audio = audio[:, round(start * media.sample_rate) : round(end * media.sample_rate)]
+            start, span = (round(s * media.sample_rate) for s in (chosen[0] / media.fps, len(chosen) / rate))
+            audio = np.pad(audio[:, start : start + span], ((0, 0), (0, max(0, start + span - audio.shape[1]))))
         video = media.video[chosen]
         if self.resize is not None:
             video = RoundTo8Bits()(self.resize(video)).numpy().astype(np.uint8)
-        return replace(media, video=np.ascontiguousarray(video), audio=audio, fps=self.fps or media.fps)
+        return replace(media, video=np.ascontiguousarray(video), audio=audio, fps=self.fps or rate)
 
 
 @dataclass(frozen=True, kw_only=True)
