@@ -17,6 +17,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from videopoet.conditions.flow import Flow
+from videopoet.conditions.shot import Shot
 from videopoet.data.media import Media
 from videopoet.evaluation.detectors.surrogates import slaney_bands
 from videopoet.evaluation.readings import resampled
@@ -39,12 +41,12 @@ class Alignment:
         return self.matches / either if either else None
 
 
-def align(media: Media, *, threshold: float = 0.1) -> Alignment:
+def align(media: Media, *, flow: Flow, threshold: float = 0.1) -> Alignment:
     """The alignment of a clip with sound. threshold: the least mean flow of a peak, pixels per frame."""
     if media.video is None or media.audio is None:
         raise ValueError("AV-Align compares pictures and sound: the clip lacks one")
     onsets = onset_times(np.asarray(media.audio, np.float32).mean(0), media.sample_rate)
-    peaks = motion_peaks(media.video, media.fps, threshold)
+    peaks = motion_peaks(media.video, media.fps, flow, threshold)
     return Alignment(onsets=tuple(onsets), peaks=tuple(peaks), matches=paired(onsets, peaks, 1 / media.fps))
 
 
@@ -94,15 +96,29 @@ def picked(strength: np.ndarray) -> list[int]:
     return found
 
 
-def motion_peaks(video: np.ndarray, fps: float, threshold: float) -> list[float]:
-    """Times of local maxima of the mean flow of a uint8 (t, h, w, 3) clip; frame i moves from i to i + 1."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise ValueError(f"AV-Align needs Farnebäck's flow ({error}): pip install opencv-python-headless") from None
-    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in video]
-    flows = [cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0) for a, b in pairwise(grey)]
-    speed = [float(np.hypot(*np.moveaxis(flow, -1, 0)).mean()) for flow in flows]
+@dataclass(frozen=True, kw_only=True)
+class Farneback(Flow):
+    """OpenCV's dense flow with the published parameters. Raises ValueError where OpenCV is not installed."""
+
+    def __call__(self, shot: Shot) -> np.ndarray:
+        try:
+            import cv2
+        except ImportError:
+            raise ValueError("AV-Align's flow needs OpenCV: pip install 'videopoet-open[flow]'") from None
+        grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in shot.video]
+        return np.stack(
+            [cv2.calcOpticalFlowFarneback(*pair, None, 0.5, 3, 15, 3, 5, 1.2, 0) for pair in pairwise(grey)]
+        )
+
+
+PUBLISHED = Farneback()
+
+
+def motion_peaks(video: np.ndarray, fps: float, flow: Flow, threshold: float) -> list[float]:
+    """Times of local maxima of the mean flow of a uint8 (t, h, w, 3) clip; flow i is from frame i to i + 1."""
+    if len(video) < 2:
+        return []
+    speed = np.linalg.norm(flow(Shot(video=video, fps=fps)), axis=-1).mean((1, 2))
     return [
         i / fps for i in range(1, len(speed) - 1) if speed[i - 1] < speed[i] > speed[i + 1] and speed[i] >= threshold
     ]

@@ -159,7 +159,7 @@ def read_protocol(name: str | Path) -> Protocol:
         raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(spec, dict) or "class_path" not in spec:
         raise ValueError(f"{path} names no class_path: a protocol is videopoet.evaluation.protocol.Protocol")
-    made = component.instantiate(spec, (*BUILDABLE, "videopoet.tasks."))
+    made = component.instantiate(spec, (*BUILDABLE, "videopoet.tasks.", "videopoet.conditions."))
     if not isinstance(made, Protocol):
         raise ValueError(f"{path}: {spec['class_path']} is no protocol")
     object.__setattr__(made, "name", path.stem)

@@ -1,0 +1,234 @@
+"""Every protocol, from its YAML to a report, on miniature data with an untrained model; resuming, ranks, refusals."""
+
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from replicas import kinetics600, msrvtt, scene_file, ssv2, ucf101
+
+from videopoet.conditions.flow import BlockMatching
+from videopoet.evaluation import runner, sampling
+from videopoet.evaluation.makers import Generator, Reconstructor
+from videopoet.evaluation.measures import Measured
+from videopoet.evaluation.measures_of_sound import AudioVideoAlignment
+from videopoet.evaluation.protocol import plain, read_protocol
+from videopoet.evaluation.report_file import as_record, compare, read_report, table, write_report
+from videopoet.evaluation.sampling import Share
+from videopoet.evaluation.shelf import header, names
+from videopoet.evaluation.study import Run
+from videopoet.pipeline import DEFAULT_DRAW, VideoPoet
+
+SURROGATES = {"clip": "colour-words", "clip_b32": "colour-words", "i3d": "random-conv3d", "c3d": "random-conv3d",
+              "fid": "random-conv3d", "logits": "random-conv3d", "vggish": "loudness"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A replica for each protocol, by its name."""
+    root = tmp_path_factory.mktemp("data")
+    videos = root / "videos"
+    for i in range(3):
+        scene_file(videos / f"{i}.mp4", i)
+    (root / "davis").mkdir()
+    scene_file(root / "davis" / "bear.mp4", 5)
+    (root / "davis" / "prompts.csv").write_text("video,prompt\nbear,a red bear\nbear,a blue bear\n")
+    (root / "imagenet").mkdir()
+    (root / "imagenet" / "LOC_synset_mapping.txt").write_text("n1 tench\nn2 goldfish\n")
+    np.savez(root / "imagenet" / "VIRTUAL_imagenet256_labeled.npz", mu=np.zeros(96), sigma=np.eye(96))
+    folders = {"msrvtt": msrvtt(root / "vtt"), "ucf101": ucf101(root / "ucf"), "kinetics600": kinetics600(root / "k600"),
+               "ssv2": ssv2(root / "ssv2"), "imagenet": root / "imagenet", "stylization": root / "davis"}  # fmt: skip
+    return lambda name: next(
+        (f for kind, f in folders.items() if name.removeprefix("tokenizer_").startswith(kind)), videos
+    )
+
+
+def shrunk(name: str):
+    """The protocol with pictures of 16 pixels and flow that needs no package; clips as short as the model's."""
+    text = names()[name].read_text() if name in names() else Path(name).read_text()
+    protocol = read_protocol(name)
+    measures = tuple(replace(m, flow=BlockMatching()) if isinstance(m, AudioVideoAlignment) else m
+                     for m in protocol.measures)  # fmt: skip
+    assert text.startswith("#")
+    made = replace(protocol, measures=measures)
+    object.__setattr__(made, "name", protocol.name)
+    return made
+
+
+def measured(protocol, folder: Path, work: Path, shipped: Path, poet, *, draw=DEFAULT_DRAW, **how):
+    how = {"allow_partial": True, "limit": 3} | how
+    stand_ins = {role: name for role, name in SURROGATES.items() if role in protocol.networks}
+    nets = runner.networks(protocol, {}, stand_ins, set())
+    if protocol.task == "reconstruct":
+        maker = Reconstructor(poet.visual, shipped, poet.audio)
+    else:
+        maker = Generator(poet, shipped, draw)
+    return runner.measure(protocol, Run(data=folder, work=work, **how), nets, maker)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_protocol_runs_and_says_what_it_measured(name, data, shipped, poet, tmp_path):
+    protocol = shrunk(name)
+    if name == "msrvtt_stride3":  # a model must make 46 frames: ours makes 17
+        with pytest.raises(ValueError, match="no sample could be read"):
+            measured(protocol, data(name), tmp_path, shipped, poet)
+        return
+    report = measured(protocol, data(name), tmp_path, shipped, poet)
+    write_report(tmp_path / "report.json", report)
+    report = read_report(tmp_path / "report.json")
+    assert report["protocol"]["hash"] == protocol.hash and report["measures"]
+    assert report["samples"]["maker"]["weights"] and report["versions"]["torch"]
+    for m in report["measures"]:
+        assert np.isfinite(float(m["value"])) and sum(m["n"].values()) > 0, m["metric"]
+        assert not m["comparable_to"] and m["not_comparable_because"], "three samples compare with nothing"
+        if m["detector"]:
+            assert m["detector"]["surrogate"] and "surrogate" in m["metric"]
+    assert table(report).row_count == len(report["measures"])
+
+
+@pytest.mark.parametrize("name", names())
+def test_header_says_what_it_is_and_the_command(name):
+    lines = header(names()[name]).splitlines()
+    assert len(lines) >= 3 and lines[1].startswith(f"videopoet evaluate {name} ")
+    assert len(lines[0]) <= 125 and max(map(len, lines)) <= 140
+
+
+def test_hash_holds_every_knob():
+    protocol = read_protocol("msrvtt")
+    assert protocol.hash == read_protocol(names()["msrvtt"]).hash
+    other = replace(protocol, measures=protocol.measures[:2])
+    assert other.hash != protocol.hash
+    assert replace(protocol, title="x").hash == protocol.hash
+    json.dumps(plain(protocol))
+
+
+def test_unknown_names_suggest(tmp_path):
+    with pytest.raises(ValueError, match="did you mean msrvtt"):
+        read_protocol("msrvt")
+    (tmp_path / "x.yaml").write_text("class_path: os.system")
+    with pytest.raises(ValueError, match="refusing to build"):
+        read_protocol(tmp_path / "x.yaml")
+    with pytest.raises(ValueError, match="has no network 'clap'"):
+        runner.networks(read_protocol("msrvtt"), {"clap": "x"}, {}, set())
+    with pytest.raises(ValueError, match=r"network 'i3d': .*--weights i3d=PATH"):
+        runner.networks(read_protocol("msrvtt"), {}, {"clip": "colour-words"}, set())
+
+
+@pytest.fixture(scope="module")
+def first(data, shipped, poet, tmp_path_factory):
+    """One run of msrvtt: protocol, data, its work folder and its report."""
+    protocol, work = shrunk("msrvtt"), tmp_path_factory.mktemp("work")
+    return protocol, data("msrvtt"), work, measured(protocol, data("msrvtt"), work, shipped, poet)
+
+
+class Forbidden(Generator):
+    def make(self, *arguments):
+        raise AssertionError("all samples were there")
+
+
+def test_a_second_run_makes_and_computes_nothing(first, shipped, poet, monkeypatch):
+    protocol, folder, work, report = first
+    nets = runner.networks(protocol, {}, {r: SURROGATES[r] for r in protocol.networks}, set())
+    for detector in nets.detectors.values():
+        monkeypatch.setattr(detector, "features", None)
+    again = runner.measure(protocol, Run(data=folder, work=work, limit=3, allow_partial=True), nets,
+                           Forbidden(poet, shipped, DEFAULT_DRAW))  # fmt: skip
+    assert again == report
+
+
+def test_resumes_after_a_kill(first, shipped, poet, tmp_path, monkeypatch):
+    protocol, folder, _, report = first
+    monkeypatch.setattr(sampling, "BLOCK", 1)
+    real, calls = Generator.make, []
+
+    def killed(self, task, requests, seed):
+        calls.append(seed)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, task, requests, seed)
+
+    monkeypatch.setattr(Generator, "make", killed)
+    with pytest.raises(KeyboardInterrupt):
+        measured(protocol, folder, tmp_path, shipped, poet)
+    assert not list(tmp_path.rglob("*.part*"))
+    made = {p.name: p.read_bytes() for p in tmp_path.rglob("0000*.safetensors")}
+    assert len(made) == 2
+    assert measured(protocol, folder, tmp_path, shipped, poet) == report
+    assert calls == [0, 1, 2, 2], "what was made is not made again, and draws from the same seeds"
+    assert all(p.read_bytes() == made[p.name] for p in tmp_path.rglob("0000*.safetensors") if p.name in made)
+
+
+def rank(number: int, folder: Path, work: Path, shipped: Path) -> None:
+    sampling.BLOCK = 1
+    report = measured(shrunk("msrvtt"), folder, work, shipped, VideoPoet.from_pretrained(shipped),
+                      share=Share(rank=number, world=2), patience=60.0)  # fmt: skip
+    assert (report is None) == (number == 1)
+    if report:
+        write_report(work / "report.json", report)
+
+
+def test_two_processes_measure_what_one_does(first, shipped, tmp_path):
+    _, folder, _, report = first
+    write_report(tmp_path / "one.json", report)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=rank, args=(n, folder, tmp_path, shipped)) for n in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(280)
+        assert process.exitcode == 0
+    two, one = (read_report(tmp_path / name) for name in ("report.json", "one.json"))
+    for a, b in zip(one["measures"], two["measures"], strict=True):
+        assert a["value"] == pytest.approx(b["value"], rel=1e-6, abs=1e-9) and a["n"] == b["n"]
+    assert compare(one, two)[0] and not compare(one, two)[1]
+
+
+def test_rank_0_makes_what_a_lost_rank_left(first, shipped, poet, tmp_path):
+    protocol, folder, _, report = first
+    alone = measured(protocol, folder, tmp_path, shipped, poet, share=Share(rank=0, world=2), patience=0.01)
+    assert [m["value"] for m in alone["measures"]] == [m["value"] for m in report["measures"]]
+
+
+def test_incomplete_data_are_refused_unless_allowed(data, shipped, poet, tmp_path):
+    with pytest.raises(ValueError, match=r"1 of 4 videos are missing.*59794.*--allow-partial"):
+        measured(shrunk("msrvtt"), data("msrvtt"), tmp_path, shipped, poet, allow_partial=False)
+
+
+def test_an_unreadable_video_is_named_and_left_out(data, shipped, poet, tmp_path):
+    protocol = shrunk("ssv2_inpainting")
+    report = measured(protocol, data("ssv2"), tmp_path, shipped, poet)
+    assert list(report["data"]["unusable"]) == ["3"] and "3.webm" in report["data"]["unusable"]["3"]
+    assert report["measures"][0]["n"]["samples"] == 1
+    exact = replace(protocol, dataset=replace(protocol.dataset, videos=2), plan=replace(protocol.plan, expected=2))
+    with pytest.raises(ValueError, match="1 clips cannot be used, first 3"):
+        measured(exact, data("ssv2"), tmp_path, shipped, poet, allow_partial=False, limit=None)
+
+
+def test_samples_of_another_model(first, shipped, poet, tmp_path):
+    protocol, folder, work, report = first
+    run = Run(data=folder, work=tmp_path / "work", limit=3, allow_partial=True)
+    _, wishes, _ = runner.plan(protocol, run)
+    sampling.write_plan(tmp_path / "plan.jsonl", wishes, 0)
+    rows = [json.loads(line) for line in (tmp_path / "plan.jsonl").read_text().splitlines()]
+    given = tmp_path / "given"
+    given.mkdir()
+    for row in rows:
+        made = next(work.rglob(f"{row['name']}.safetensors"))
+        (given / f"{row['number']:06d}.safetensors").write_bytes(made.read_bytes())
+    nets = runner.networks(protocol, {}, {r: SURROGATES[r] for r in protocol.networks}, set())
+    other = runner.measure(protocol, run, nets, given=given)
+    assert [m["value"] for m in other["measures"]] == [m["value"] for m in report["measures"]]
+    (given / "000001.safetensors").unlink()
+    fewer = runner.measure(protocol, run, nets, given=given)
+    assert any("1 of 3 samples are not in" in c for c in fewer["complaints"])
+
+
+def test_a_full_run_of_the_published_network_is_comparable_and_nothing_else():
+    network = {"name": "CLIP", "surrogate": False}
+    found = Measured(metric="CLIPSIM", value=0.3, detector=network, comparable_to=("VideoPoet",))
+    assert as_record(found, [])["comparable_to"] == ["VideoPoet"]
+    assert as_record(found, ["2 clips cannot be used"])["comparable_to"] == []
+    assert as_record(replace(found, shortfalls=("1 repeats instead of 20",)), [])["comparable_to"] == []
+    assert as_record(replace(found, detector=network | {"surrogate": True}), [])["comparable_to"] == []
