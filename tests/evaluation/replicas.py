@@ -61,20 +61,22 @@ def kinetics600(folder: Path) -> Path:
     """Two clips in folders with blanks in their names, one that has left the net."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "validate.csv").write_text(
-        "label,youtube_id,time_start,time_end,split\n"
-        '"cooking, sausages",-abcDEF_12 ,12,22,validate\nplaying tennis,xyz,0,10,validate\nswimming,gone,3,13,validate\n')  # fmt: skip
+        'label,youtube_id,time_start,time_end,split\n"cooking, sausages",-abcDEF_12 ,12,22,validate\n'
+        "playing tennis,xyz,0,10,validate\nswimming,gone,3,13,validate\n")  # fmt: skip
     scene_file(folder / "cooking sausages" / "-abcDEF_12_000012_000022.mp4", 1)
     scene_file(folder / "playing tennis" / "xyz_000000_000010.mp4", 2)
     return folder
 
 
 def ssv2(folder: Path) -> Path:
-    """Two videos, one of which is no video."""
+    """Three videos, one of which is no video."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = [{"id": "78687", "label": "holding potato next to vicks vaporub bottle",
                "template": "Holding [something] next to [something]", "placeholders": ["potato", "vicks vaporub bottle"]},
-              {"id": "3", "label": "x", "template": "Doing [something]", "placeholders": ["x"]}]  # fmt: skip
+              {"id": "3", "label": "x", "template": "Doing [something]", "placeholders": ["x"]},
+              {"id": "4", "label": "doing y", "template": "Doing [something]", "placeholders": ["y"]}]  # fmt: skip
     (folder / "something-something-v2-validation.json").write_text(json.dumps(labels))
     scene_file(folder / "20bn" / "78687.mp4", 3)
+    scene_file(folder / "20bn" / "4.mp4", 4)
     (folder / "20bn" / "3.webm").write_bytes(b"not a video")
     return folder

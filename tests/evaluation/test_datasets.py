@@ -66,7 +66,7 @@ def test_kinetics600_and_ssv2(tmp_path):
     assert {e.key: e.label for e in k600.entries} == {"-abcDEF_12_000012_000022": "cooking, sausages",
                                                       "xyz_000000_000010": "playing tennis"}  # fmt: skip
     assert k600.missing == ("gone_000003_000013",)
-    labelled = SSv2(videos=2).read(ssv2(tmp_path / "ssv2"))
+    labelled = SSv2(videos=3).read(ssv2(tmp_path / "ssv2"))
     assert labelled.entries[0].captions == ("holding potato next to vicks vaporub bottle",)
     assert labelled.entries[0].label == "Holding something next to something" and not labelled.complaints
 

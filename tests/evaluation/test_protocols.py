@@ -200,8 +200,8 @@ def test_an_unreadable_video_is_named_and_left_out(data, shipped, poet, tmp_path
     protocol = shrunk("ssv2_inpainting")
     report = measured(protocol, data("ssv2"), tmp_path, shipped, poet)
     assert list(report["data"]["unusable"]) == ["3"] and "3.webm" in report["data"]["unusable"]["3"]
-    assert report["measures"][0]["n"]["samples"] == 1
-    exact = replace(protocol, dataset=replace(protocol.dataset, videos=2), plan=replace(protocol.plan, expected=2))
+    assert report["measures"][0]["n"]["samples"] == 2
+    exact = replace(protocol, dataset=replace(protocol.dataset, videos=3), plan=replace(protocol.plan, expected=3))
     with pytest.raises(ValueError, match="1 clips cannot be used, first 3"):
         measured(exact, data("ssv2"), tmp_path, shipped, poet, allow_partial=False, limit=None)
 

@@ -37,6 +37,7 @@ def add_bounce(protocols) -> None:
     bounce.add_argument("--n", type=int, default=64, help="held-out scenes per task (default 64)")
     bounce.add_argument("--model", type=Path, metavar="DIR", help="folder of a model (default: the shipped one)")
     bounce.add_argument("--out", type=Path, help="write the report as JSON")
+    bounce.add_argument("--report", type=Path, metavar="JSON", help="write a report that `evaluate compare` reads")
     bounce.add_argument("--seed", type=int, default=0)
     sampling_arguments(bounce)
     bounce.set_defaults(run=run_bounce)
@@ -75,8 +76,8 @@ def run_bounce(namespace: argparse.Namespace) -> None:
     from videopoet.evaluation.bounce import TRIALS, table
     from videopoet.pipeline import check_task
 
-    if namespace.out is not None and not namespace.out.parent.is_dir():
-        raise ValueError(f"the folder of --out {namespace.out} does not exist: make it first")
+    for what, path in (("--out", namespace.out), ("--report", namespace.report)):
+        evaluate_protocol.check_folder(what, path)
     poet = load_model(namespace.model)
     tasks = namespace.task or [task for task in poet.tasks if task in TRIALS]
     for task in tasks:
@@ -86,6 +87,14 @@ def run_bounce(namespace: argparse.Namespace) -> None:
     if namespace.out is not None:
         namespace.out.write_text(json.dumps({key(task): report for task, report in reports.items()}, indent=2) + "\n")
         print(f"report in {namespace.out}")
+    if namespace.report is not None:
+        from videopoet.evaluation.report_file import write_report
+        from videopoet.evaluation.report_of_bounce import report_of_bounce
+        from videopoet.pipeline import SHIPPED
+
+        model, draw = namespace.model or SHIPPED, draw_of(namespace)
+        write_report(namespace.report, report_of_bounce(reports, model=model, draw=draw, seed=namespace.seed))
+        print(f"report in {namespace.report}")
 
 
 def trial(poet, task: str, n: int, seed: int, draw) -> tuple[dict, list, list]:

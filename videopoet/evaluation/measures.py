@@ -141,6 +141,8 @@ class Similarity(Measure):
     def measure(self, study: Study) -> list[Measured]:
         seen, items, read, texts = self._parts(study)
         kept = [(item, text) for item, text in zip(items, texts) if item.key not in study.unusable]
+        if not kept:
+            raise study.nothing(f"{self.metric}: none of {self.of}")
         frames = study.rows(seen, [item for item, _ in kept])
         captions = study.rows(read, [text for _, text in kept])
         scores = torch.stack([self._score(f, c) for f, c in zip(frames, captions)])
@@ -206,16 +208,17 @@ class OfSets(Measure):
         rows = study.rows(seen, [study.sample(w) for w in study.wishes])
         size = len(rows) if self.fakes is None else min(self.fakes, len(rows))
         if not size:
-            raise ValueError(f"{self.metric}: no sample could be read")
+            raise study.nothing(f"{self.metric}: no sample")
         count = min(self.repeats, len(rows) // size)
         return [self._set(rows[r * size : (r + 1) * size]) for r in range(count)]
 
     def real_set(self, study: Study) -> Tensor:
-        return self._set(study.rows(Seen(detector=study.detectors[self.network], view=self.real), self.reals(study)))
+        rows = study.rows(Seen(detector=study.detectors[self.network], view=self.real), self.reals(study))
+        if not rows:
+            raise study.nothing(f"{self.metric}: no real clip")
+        return self._set(rows)
 
     def _set(self, rows: Sequence[Tensor]) -> Tensor:
-        if not rows:
-            raise ValueError(f"{self.metric}: no real clip could be read")
         return torch.cat([r.double() for r in rows]) if self.unit == "frame" else mean_rows(rows)
 
     def shortfalls(self, sets: list[Tensor]) -> tuple[str, ...]:

@@ -43,9 +43,7 @@ class SoundDistance(Measure):
         fake = study.rows(self._heard(study), [study.sample(w) for w in study.wishes])
         real = study.rows(self._heard(study), self.reals(study))
         if not fake or not real:
-            raise ValueError(
-                f"{self.metric}: no sound could be read of {'the samples' if not fake else 'the real clips'}"
-            )
+            raise study.nothing(f"{self.metric}: no sound of {'the samples' if not fake else 'the real clips'}")
         found = frechet_distance(torch.cat(fake), torch.cat(real))
         detector = study.detectors[self.network]
         n = {"samples": len(fake), "windows": found.n[0], "real": len(real), "real windows": found.n[1]}

@@ -104,6 +104,11 @@ class Study:
             self._files[path] = sha256_of(path)
         return self._files[path]
 
+    def nothing(self, what: str) -> ValueError:
+        """That nothing of `what` could be read, with the first reason."""
+        reason = next((f": {key}: {why}" for key, why in self.unusable.items()), "")
+        return ValueError(f"{what} could be read{reason}")
+
     def key_of(self, reading: Reading, item: Item) -> str:
         return hashlib.sha256(f"{reading.identity}\0{item.key}\0{item.content}".encode()).hexdigest()
 
