@@ -72,8 +72,9 @@ def as_record(found: Measured, reasons: Sequence[str]) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> Table:
     """The measures of one report, for people."""
-    facts = [f"protocol {report['protocol']['hash']}", f"seed {report['samples']['seed']}"]
-    view = Table(title=f"{report['protocol']['name']}: {report['protocol']['title']}", caption=", ".join(facts))
+    of_all = report["complaints"]
+    facts = [f"protocol {report['protocol']['hash']}, seed {report['samples']['seed']}", *of_all]
+    view = Table(title=f"{report['protocol']['name']}: {report['protocol']['title']}", caption="; ".join(facts))
     for name in ("measure", "value", "spread", "bias", "ceiling", "N", "comparable to"):
         view.add_column(name, justify="left" if name in ("measure", "comparable to") else "right", overflow="fold")
     for m in report["measures"]:

@@ -54,7 +54,7 @@ def networks(protocol: Protocol, weights: dict[str, str], stand_ins: dict[str, s
         detectors[role] = (
             _stand_in(stand_ins[role]) if role in stand_ins else _weighted(protocol, role, weights.get(role))
         )
-        if network.expects and detectors[role].name != network.expects:
+        if network.expects and detectors[role].name != network.expects and not detectors[role].surrogate:
             unexpected[role] = f"{detectors[role].name} instead of {network.expects}"
     return Networks(detectors=detectors, left_out=tuple(left_out), unexpected=unexpected)
 
