@@ -92,7 +92,7 @@ def test_every_protocol_runs_and_says_what_it_measured(name, data, shipped, poet
 def test_header_says_what_it_is_and_the_command(name):
     lines = header(names()[name]).splitlines()
     assert len(lines) >= 3 and lines[1].startswith(f"videopoet evaluate {name} ")
-    assert len(lines[0]) <= 125 and max(map(len, lines)) <= 135
+    assert len(lines[0]) <= 125 and max(map(len, lines)) <= 150
 
 
 def test_hash_holds_every_knob():
@@ -183,6 +183,15 @@ def test_two_processes_measure_what_one_does(first, shipped, tmp_path):
     for a, b in zip(one["measures"], two["measures"], strict=True):
         assert a["value"] == pytest.approx(b["value"], rel=1e-6, abs=1e-9) and a["n"] == b["n"]
     assert compare(one, two)[0] and not compare(one, two)[1]
+
+
+def test_a_measure_takes_its_part_of_the_samples(first, shipped, poet):
+    protocol, folder, work, _ = first
+    distance = replace(protocol.measures[-1], fakes=2, repeats=1)
+    part = replace(protocol, measures=(protocol.measures[0], distance))
+    clipsim, fvd = measured(part, folder, work, shipped, poet)["measures"]
+    assert clipsim["n"] == {"samples": 3} and fvd["n"] == {"samples": 2, "repeats": 1, "real": 3}
+    assert clipsim["value"] == first[3]["measures"][0]["value"]
 
 
 def test_rank_0_makes_what_a_lost_rank_left(first, shipped, poet, tmp_path):

@@ -193,19 +193,22 @@ class OfSets(Measure):
 
     def extract(self, study: Study) -> None:
         detector = study.detectors[self.network]
-        needed = None if self.fakes is None else self.fakes * self.repeats
-        items = [study.sample(w) for w in study.wishes[:needed]]
-        study.extract(Seen(detector=detector, view=self.fake), items, f"{self.metric}: samples")
+        study.extract(Seen(detector=detector, view=self.fake), self._samples(study), f"{self.metric}: samples")
         if self.needs_reals:
             before = -1
             while len(study.unusable) > before:  # what cannot be read is replaced, as long as there is more
                 before = len(study.unusable)
                 study.extract(Seen(detector=detector, view=self.real), self.reals(study), f"{self.metric}: real clips")
 
+    def _samples(self, study: Study) -> list[Item]:
+        """Those of all repeats; a plan may make more, for other measures."""
+        needed = None if self.fakes is None else self.fakes * self.repeats
+        return [study.sample(wish) for wish in study.wishes[:needed]]
+
     def fake_sets(self, study: Study) -> list[Tensor]:
         """Features of each repeat's samples, (n, d)."""
         seen = Seen(detector=study.detectors[self.network], view=self.fake)
-        rows = study.rows(seen, [study.sample(w) for w in study.wishes])
+        rows = study.rows(seen, self._samples(study))
         size = len(rows) if self.fakes is None else min(self.fakes, len(rows))
         if not size:
             raise study.nothing(f"{self.metric}: no sample")

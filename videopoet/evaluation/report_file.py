@@ -79,9 +79,9 @@ def table(report: dict[str, Any]) -> Table:
         view.add_column(name, justify="left" if name in ("measure", "comparable to") else "right", overflow="fold")
     for m in report["measures"]:
         sizes = ", ".join(f"{count} {name}" for name, count in m["n"].items())
-        why = "; ".join(m["comparable_to"]) or "nothing published: " + (
-            "; ".join(m["not_comparable_because"]) or "no such number"
-        )
+        own = [reason for reason in m["not_comparable_because"] if reason not in of_all]
+        against = "; ".join(own) or ("see below" if of_all else "no such number")
+        why = "; ".join(m["comparable_to"]) or f"nothing published: {against}"
         view.add_row(f"{m['metric']} {arrow(m)}", number(m["value"]), *(number(m[k]) for k in ("spread", "bias", "ceiling")),
                      sizes, why)  # fmt: skip
     return view
