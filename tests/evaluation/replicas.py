@@ -8,7 +8,7 @@ from videopoet.data.media import Media, write_media
 
 
 def scene_file(
-    path: Path, seed: int, *, frames: int = 20, fps: float = 10.0, size: int = 32, sound: bool = True
+    path: Path, seed: int, *, frames: int = 24, fps: float = 10.0, size: int = 32, sound: bool = True
 ) -> Path:
     """One scene as a video file."""
     path.parent.mkdir(parents=True, exist_ok=True)

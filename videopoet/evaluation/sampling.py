@@ -82,6 +82,14 @@ class Samples:
         with whole_or_nothing(self.path(wish)) as part:
             save_file(tensors, part, metadata=header)
 
+    def refusal(self, wish: Wish) -> Path:
+        """The file that says why there is no sample."""
+        return self.path(wish).with_suffix(".unusable")
+
+    def refuse(self, wish: Wish, why: str) -> None:
+        with whole_or_nothing(self.refusal(wish)) as part:
+            part.write_text(why, encoding="utf-8")
+
     def read(self, wish: Wish) -> Sample:
         return read_sample(self.path(wish))
 
@@ -154,16 +162,22 @@ def make_samples(
     samples: Samples, maker: Maker, wishes: Sequence[Wish], share: Share, *, progress: Callable[[int], None] = bool,
     patience: float = PATIENCE,
 ) -> dict[str, str]:  # fmt: skip
-    """Make this rank's samples, then (rank 0) see to the rest. Returns {key: why} of those whose clip cannot be read."""
-    unusable = _make(samples, maker, share.mine(wishes), progress)
+    """Make this rank's samples and wait for the others'; rank 0 makes what they leave.
+
+    Returns {key: why} of all whose clip cannot be read; such are tried again by the next run.
+    """
+    _make(samples, maker, share.mine(wishes), progress)
 
     def done(wish: Wish) -> bool:
-        return wish in samples or wish.source_key in unusable
+        return wish in samples or samples.refusal(wish).is_file()
 
-    if share.rank == 0:
-        for left in waiting(done, wishes, share, progress, patience):
-            unusable.update(_make(samples, maker, left, progress))
-    return unusable
+    for left in waiting(done, wishes, share, progress, patience if share.rank == 0 else 2 * patience):
+        if share.rank:
+            raise ValueError(f"rank {share.rank} waits for {len(left)} samples of other ranks, none came for "
+                             f"{2 * patience:g} s: is rank 0 running?")  # fmt: skip
+        _make(samples, maker, left, progress)
+    refused = {wish.source_key: samples.refusal(wish) for wish in wishes if wish not in samples}
+    return {key: path.read_text(encoding="utf-8") for key, path in refused.items()}
 
 
 def waiting(there: Callable, items: Sequence, share: Share, progress: Callable[[int], None], patience: float):
@@ -179,8 +193,7 @@ def waiting(there: Callable, items: Sequence, share: Share, progress: Callable[[
         yield left
 
 
-def _make(samples: Samples, maker: Maker, wishes: Sequence[Wish], progress: Callable[[int], None]) -> dict[str, str]:
-    unusable: dict[str, str] = {}
+def _make(samples: Samples, maker: Maker, wishes: Sequence[Wish], progress: Callable[[int], None]) -> None:
     run: list[tuple[Wish, object]] = []
 
     def flush() -> None:
@@ -202,14 +215,13 @@ def _make(samples: Samples, maker: Maker, wishes: Sequence[Wish], progress: Call
                 clip = maker.fitted(samples.protocol.source.read(wish.entry.path, wish.source_key))
             request = samples.protocol.given(wish.prompt, clip)
         except (ValueError, OSError) as error:
-            unusable[wish.source_key] = str(error)
+            samples.refuse(wish, str(error))
             continue
         # Seeds run on with the numbers, so only neighbours are made together.
         if run and (wish.number != run[-1][0].number + 1 or len(run) == BLOCK):
             flush()
         run.append((wish, request))
     flush()
-    return unusable
 
 
 def write_plan(path: Path, wishes: Sequence[Wish], seed: int) -> None:
