@@ -42,11 +42,14 @@ def congruence(factor: Tensor, covariance: Tensor, block: int = BLOCK) -> Tensor
     """factorᵀ covariance factor, of which only the lower triangle is filled; zeros above the factor's blocks are skipped."""
     r = factor.shape[1]
     made = covariance.new_zeros(r, r)
-    lower = factor.shape[0] == r and not factor[: r - 1].triu(1).any()
-    for start in range(0, r, block):
+    starts = range(0, r, block)
+    lower = len(factor) == r and not any(factor[:start, start : start + block].any() for start in starts)
+    for start in starts:
         columns = slice(start, start + block)
-        right = covariance[:, start:] @ factor[start:, columns] if lower else covariance @ factor[:, columns]
+        first = start if lower else 0  # row of the factor at which this block's columns begin
+        right = covariance[first:, first:] @ factor[first:, columns]
         for below in range(start, r, block):
-            rows = slice(below, None) if lower else slice(None)
-            made[below : below + block, columns] = factor[rows, below : below + block].T @ right[rows]
+            skipped = below if lower else 0
+            left = factor[skipped:, below : below + block]
+            made[below : below + block, columns] = left.T @ right[skipped - first :]
     return made
