@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from videopoet.evaluation.frechet import factor, frechet_bias, frechet_distance, fvd_infinity, trace_of_root
+from videopoet.evaluation.factors import cholesky, congruence, factor
+from videopoet.evaluation.frechet import frechet_bias, frechet_distance, fvd_infinity, trace_of_root
 from videopoet.evaluation.statistics import GaussianStatistics
 
 F64 = torch.float64
@@ -85,6 +86,25 @@ def test_the_fast_route_keeps_its_promise(condition):
     assert abs(made.value - exact) <= made.error_bound + 1e-13 * d * exact
     assert made.error_bound <= 1e-10 * float(s1.trace() + s2.trace())
     assert made.route == ("eigenvalues" if condition <= 1e3 else "singular values") or 1e3 < condition < 1e9
+
+
+@pytest.mark.parametrize("d", [1, 7, 8, 9, 23, 24])
+def test_blocks_make_the_factor_and_the_product(d):
+    s = symmetric(rotation(d, 0), spectrum(d, 1e3)) if d > 1 else torch.ones(1, 1, dtype=F64)
+    other = symmetric(rotation(d, 1), spectrum(d, 10)) if d > 1 else 3 * s
+    lower = cholesky(s, block=8)
+    assert torch.allclose(lower, torch.linalg.cholesky(s), rtol=1e-10)
+    assert torch.allclose(congruence(lower, other, block=8).tril(), (lower.T @ other @ lower).tril(), rtol=1e-10)
+    thin = samples(d, max(1, d // 2), 3)
+    assert torch.allclose(congruence(thin, other, block=8).tril(), (thin.T @ other @ thin).tril(), rtol=1e-10)
+    assert cholesky(s - 2 * s.trace() * torch.eye(d), block=8) is None
+
+
+def test_a_singular_covariance_has_a_factor_too():
+    x = samples(6, 20, 0)
+    s = GaussianStatistics(x).covariance()
+    made = factor(s, rank=5)
+    assert made.shape == (20, 5) and torch.allclose(made @ made.T, s, atol=1e-12)
 
 
 @pytest.mark.parametrize("condition", [1e2, 1e12])

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videopoet.evaluation.factors import congruence, factor
 from videopoet.evaluation.statistics import GaussianStatistics
 
 INVISIBLE = 1e-10  # share of the traces that the fast route may be off by
@@ -114,7 +115,7 @@ class Root:
 
 def trace_of_root(factor_a: Tensor, covariance_b: Tensor, factor_b: Callable[[], Tensor]) -> Root:
     """Tr (S1 S2)^½ from a factor (d, r) of S1, and S2, whose factor is asked for only if it is needed."""
-    squares = torch.linalg.eigvalsh(factor_a.T @ covariance_b @ factor_a)
+    squares = torch.linalg.eigvalsh(congruence(factor_a, covariance_b))  # reads the lower triangle only
     noise = 4 * len(squares) ** 0.5 * torch.finfo(torch.float64).eps * float(squares.abs().max())
     roots = squares.clamp_min(0).sqrt()
     # A square known to within `noise` has a root known to within noise / root, and never worse than sqrt(noise).
@@ -123,18 +124,6 @@ def trace_of_root(factor_a: Tensor, covariance_b: Tensor, factor_b: Callable[[],
         return Root(value=float(roots.sum()), route="eigenvalues", error_bound=bound)
     singular = torch.linalg.svdvals(factor_a.T @ factor_b())
     return Root(value=float(singular.sum()), route="singular values", error_bound=0.0)
-
-
-def factor(covariance: Tensor, rank: int | None = None) -> Tensor:
-    """(d, r) with factor factorᵀ = covariance: Cholesky's, or the `rank` largest eigenvectors where it is singular."""
-    d = len(covariance)
-    if rank is None or rank >= d:
-        lower, failed = torch.linalg.cholesky_ex(covariance)
-        if not failed:
-            return lower
-    eigenvalues, vectors = torch.linalg.eigh(covariance)
-    kept = slice(d - min(rank or d, d), d)  # ascending: the last are the largest
-    return vectors[:, kept] * eigenvalues[kept].clamp_min(0).sqrt()
 
 
 def fvd_infinity(
