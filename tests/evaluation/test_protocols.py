@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from replicas import kinetics600, msrvtt, scene_file, ssv2, ucf101
 
+from videopoet.cli import main
 from videopoet.conditions.flow import BlockMatching
 from videopoet.evaluation import runner, sampling
 from videopoet.evaluation.makers import Generator, Reconstructor
@@ -236,6 +237,27 @@ def test_samples_of_another_model(first, shipped, poet, tmp_path):
     (given / "000001.safetensors").unlink()
     fewer = runner.measure(protocol, run, nets, given=given)
     assert any("1 of 3 samples are not in" in c for c in fewer["complaints"])
+
+
+def test_the_command_from_annotations_to_a_report_and_a_comparison(data, shipped, tmp_path, capsys, monkeypatch):
+    words = ["--model", str(shipped), "--data", str(data("msrvtt")), "--stand-in", "clip=colour-words,i3d=random-conv3d",
+             "--allow-partial", "--limit", "3"]  # fmt: skip
+    main(["evaluate", "msrvtt", *words, "--plan", str(tmp_path / "plan.jsonl")])
+    assert len((tmp_path / "plan.jsonl").read_text().splitlines()) == 3
+    main(["evaluate", "msrvtt", *words, "--out", str(tmp_path / "a.json")])
+    said = capsys.readouterr().out
+    assert "surrogate" in said and "nothing published" in said and f"report in {tmp_path / 'a.json'}" in said
+    assert read_report(tmp_path / "a.json")["left_out"] == ["clip_b32"]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    work = ["--work", str(tmp_path / "a.json.work")]
+    main(["evaluate", "msrvtt", *words, *work, "--seed", "0", "--out", str(tmp_path / "b.json")])
+    assert not (tmp_path / "b.json").exists(), "rank 0 alone writes"
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "msrvtt", *words[:4], "--out", str(tmp_path / "c.json"), "--weights", "clip=/nowhere"])
+    assert "--stand-in clip=NAME" in capsys.readouterr().err
 
 
 def test_a_full_run_of_the_published_network_is_comparable_and_nothing_else():
