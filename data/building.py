@@ -95,9 +95,13 @@ class Build:
                     f"{self.out}: already holds shards{why}; choose another folder or pass overwrite (--overwrite)"
                 )
         self.work.mkdir(parents=True, exist_ok=True)
-        begun = _read_plan(self.staging / PLAN)
+        path = self.staging / PLAN
+        written = path.exists()  # asked first: another process may write it now
+        begun = _read_plan(path)
+        if begun is None and written:
+            raise ValueError(f"{path}: is no plan of this program; delete {self.staging} to begin anew")
         if begun is None:
-            self._write(self.staging / PLAN, json.dumps({"plan": asdict(self.plan)}, indent=2) + "\n")
+            self._write(path, json.dumps({"plan": asdict(self.plan)}, indent=2) + "\n")
         elif begun != self.plan:
             raise ValueError(
                 f"{self.out}: was begun with other inputs or settings ({begun.differences(self.plan)}); go on with those, "
@@ -290,12 +294,11 @@ def counted(items: Iterable[Any], advance: Advance, every: int = 1) -> Iterator[
 
 
 def _read_plan(path: Path) -> Plan | None:
+    """None where there is no such file, or one of another program's."""
     try:
         return Plan(**json.loads(path.read_text(encoding="utf-8"))["plan"])
-    except (FileNotFoundError, NotADirectoryError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a plan of this program ({error}); delete its folder to begin anew") from error
 
 
 def _who() -> str:

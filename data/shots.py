@@ -31,21 +31,24 @@ class ShotDetector(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameDifference(ShotDetector):
-    """A cut is where both what colours there are and where they are change at once, from one frame to the next.
+    """A cut is where both what colours there are and where they are change much from one frame to the next.
 
-    colours: least share of pixels whose colour has gone, by histograms of 8 x 8 x 8 colours; a moving camera stays below.
-    places: least mean difference, of 255, of frames shrunk to 16 x 16; a flash or a small bright object stays below.
+    least: the product of two changes. Colours: the share of pixels whose colour has gone, by histograms of 8 x 8 x 8
+    colours; it stays small where the camera moves. Places: the mean difference, of 255, of frames shrunk to 16 x 16; it
+    stays small where something small flashes or appears. The seven cuts in eight short natural videos at 8 frames per
+    second lie between 15.6 and 112, the greatest change that is none, a car that passes close by, at 11.3. Fades and
+    wipes, which go on over several frames, are found at times only.
     """
 
-    colours: float = 0.4
-    places: float = 20.0
+    least: float = 13.5
 
     def __call__(self, video: np.ndarray) -> np.ndarray:
-        cuts = np.zeros(len(video), dtype=bool)
         histograms, small = [_histogram(frame) for frame in video], [_shrunk(frame) for frame in video]
+        cuts = np.zeros(len(video), dtype=bool)
         for i in range(1, len(video)):
             colours = np.abs(histograms[i] - histograms[i - 1]).sum() / 2
-            cuts[i] = colours >= self.colours and np.abs(small[i] - small[i - 1]).mean() >= self.places
+            places = np.abs(small[i] - small[i - 1]).mean()
+            cuts[i] = colours * places >= self.least
         return cuts
 
 

@@ -150,7 +150,7 @@ def test_files_to_continuation(shipped, text_model, tmp_path, monkeypatch, capsy
     (folder / "broken.mp4").write_bytes(b"\0" * 100)
     main(["shards", "build", "files", "--out", "shards", "--size", "16"])
     said = capsys.readouterr().out
-    assert "skipped broken.mp4" in said and "1 files skipped" in said and "2 with sound" in said
+    assert "skipped broken.mp4" in said and "1 skipped" in said and "2 with sound" in said
     parts = ["--visual", str(shipped / "visual.safetensors"), "--audio", str(shipped / "audio.safetensors")]
     main(["tokenize", "shards", "--out", "tokens", *parts])
     assert json.loads(Path("tokens/manifest.json").read_text())["num_samples"] == 3

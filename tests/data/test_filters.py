@@ -160,9 +160,9 @@ def test_names_and_yaml_say_the_same(tmp_path):
     assert filters_of([str(tmp_path / "f.yaml")]) == filters_of(["MinSide:pixels=24", "UniqueKey"])
     assert filters_of(["MinSide:pixels=24", "UniqueKey"]) == (MinSide(pixels=24), UniqueKey(of="file"))
     assert filters_of(["CaptionLength:fewest=3,required=false"]) == (CaptionLength(fewest=3, required=False),)
-    assert shots_of("FrameDifference:places=9.5") == FrameDifference(places=9.5) and shots_of(None) is None
-    (tmp_path / "s.yaml").write_text("class_path: videopoet.data.shots.FrameDifference\ninit_args: {colours: 0.5}")
-    assert shots_of(str(tmp_path / "s.yaml")) == FrameDifference(colours=0.5)
+    assert shots_of("FrameDifference:least=9.5") == FrameDifference(least=9.5) and shots_of(None) is None
+    (tmp_path / "s.yaml").write_text("class_path: videopoet.data.shots.FrameDifference\ninit_args: {least: 0.5}")
+    assert shots_of(str(tmp_path / "s.yaml")) == FrameDifference(least=0.5)
 
 
 def test_a_class_of_ones_own_by_its_path(tmp_path, monkeypatch):

@@ -338,8 +338,12 @@ def test_a_workers_failure_ends_the_work_with_its_reason(how, said):
         run_tasks(Failing(how), iter(range(50)), 50, workers=2, title="tasks", total=50)
 
 
-def test_what_no_file_system_says_of_itself_is_refused(tmp_path, videos):
+def test_a_plan_that_cannot_be_read_is_refused_and_a_folder_of_others_left_alone(tmp_path, videos):
     (tmp_path / ".out.part").mkdir()
     (tmp_path / ".out.part" / "build.json").write_text("{")
-    with pytest.raises(ValueError, match="not a plan of this program"):
+    with pytest.raises(ValueError, match=r"is no plan of this program; delete .*\.out\.part to begin anew"):
         build_shards(videos, tmp_path / "out", **HOW)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "build.json").write_text('{"plan": "of my house"}')
+    with pytest.raises(ValueError, match="exists and is not a shard folder; choose another name"):
+        build_shards(videos, tmp_path / "project", **HOW, overwrite=True)

@@ -237,4 +237,4 @@ def test_shots_are_cut_from_files_with_their_sound(tmp_path, folder):
     assert [clip.source["second"] for clip in found] == [0, 0.875, 1.5] and report.rejected == ()
     np.testing.assert_array_equal(found[0].audio, clips(tmp_path / "plain")[0].audio)
     with pytest.raises(ValueError, match=r"shots.* is now"):
-        build_shards(folder, tmp_path / "out", **SMALL, shots=FrameDifference(places=9.0))
+        build_shards(folder, tmp_path / "out", **SMALL, shots=FrameDifference(least=9.0))

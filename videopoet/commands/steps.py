@@ -21,7 +21,7 @@ def filters_of(words: list[str]) -> tuple[Filter, ...]:
 
 
 def shots_of(word: str | None) -> ShotDetector | None:
-    """The same for one detector: `FrameDifference:places=15`, or a YAML file of one `class_path` and `init_args`."""
+    """The same for one detector: `FrameDifference:least=20`, or a YAML file of one `class_path` and `init_args`."""
     if word is None:
         return None
     specs = _specs(word, shots)
