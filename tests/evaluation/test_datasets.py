@@ -3,9 +3,12 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from replicas import kinetics600, msrvtt, scene_file, ssv2, ucf101
 
+from videopoet.evaluation.clip_rules import AtStart, ClipRule, UniformFrames
+from videopoet.evaluation.detectors.surrogates import RandomConv3d
 from videopoet.evaluation.folder import PromptedVideos, VideoFolder
 from videopoet.evaluation.imagenet import ImageNetClasses
 from videopoet.evaluation.kinetics600 import Kinetics600
@@ -19,8 +22,13 @@ from videopoet.evaluation.plans import (
     SplitWords,
     WrittenPrompts,
 )
+from videopoet.evaluation.readings import Seen
+from videopoet.evaluation.resize import Resize
+from videopoet.evaluation.round_trip import Jpeg
 from videopoet.evaluation.ssv2 import SSv2
+from videopoet.evaluation.study import Item, Study
 from videopoet.evaluation.ucf101 import UCF101
+from videopoet.evaluation.views import Source, View
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +127,24 @@ def test_prompts_of_classes(tmp_path):
     written.write_text(json.dumps({"ApplyEyeMakeup": "A woman applies eye makeup."}))
     with pytest.raises(ValueError, match="no prompt for the class HandstandPushups"):
         ClassPrompts(count=2, wording=WrittenPrompts(file=str(written)))(entries)
+
+
+def test_the_real_clip_has_the_rules_rate_and_the_sound_of_its_span(tmp_path):
+    path = scene_file(tmp_path / "a.mp4", 0)  # 24 frames at 10 per second
+    rule = ClipRule(frames=4, fps=5.0, offset=AtStart())
+    clip = Source(frames=rule, sound=True, sample_rate=16000, resize=Resize(height=16, width=16)).read(path, "a")
+    assert clip.video.shape == (4, 16, 16, 3) and clip.video.dtype == np.uint8
+    assert clip.fps == 5.0 and clip.audio.shape == (1, 12800), "0.8 s"
+    assert Source(frames=ClipRule(frames=4, stride=2)).read(path, "a").fps == 5.0
+    assert Source(frames=rule, fps=8.0).read(path, "a").fps == 8.0
+    with pytest.raises(ValueError, match="24 frames, the clip spans 30"):
+        Source(frames=ClipRule(frames=30)).read(path, "a")
+
+
+def test_features_are_kept_by_network_rule_and_bytes():
+    item = Item(key="a", content="1", load=lambda: None)
+    readings = [Seen(detector=RandomConv3d(seed=seed), view=view) for seed in (0, 1)
+                for view in (View(), View(frames=UniformFrames(frames=4)), View(storage=Jpeg()))]  # fmt: skip
+    keys = {Study.key_of(None, r, i) for r in readings for i in (item, Item(key="a", content="2", load=lambda: None))}
+    assert len(keys) == 12
+    assert Study.key_of(None, readings[0], item) == Study.key_of(None, Seen(detector=RandomConv3d(seed=0)), item)
