@@ -283,6 +283,9 @@ def test_any_number_of_processes_and_any_interruption_give_the_same_files(name, 
     )  # then both are the cut one's
     again = Poet()
     assert run(name, files, tmp_path / "cut", again)[0] == 0 and not again.calls
+    half = tmp_path / "cut/videos" / samples[1].paths[0]
+    half.write_bytes(half.read_bytes()[:100])  # cut by a full disk, say
+    assert run(name, files, tmp_path / "cut")[0] == 1 and contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 def test_sample_number_i_is_drawn_from_seed_plus_i(files, tmp_path):

@@ -328,6 +328,14 @@ def test_it_fits_and_says_what_everything_is(browser, study_page, size):
     assert small == []
     seen = browser.run("return document.getElementById('left').getBoundingClientRect().width")
     assert seen > 100
+    for _ in AXIS_IDS:  # what has the focus is in sight, not under the videos that stay in view (WCAG 2.4.11)
+        browser.press("1")
+        hidden = browser.run(
+            "const box = document.activeElement.getBoundingClientRect(), middle = (box.left + box.right) / 2;"
+            "const top = document.elementFromPoint(middle, (box.top + box.bottom) / 2);"
+            "return document.activeElement.contains(top) ? '' : document.activeElement.id"
+        )
+        assert hidden == ""
     browser.devtools("Emulation.clearDeviceMetricsOverride", {})
 
 

@@ -51,7 +51,7 @@ def bootstrap(
 ) -> tuple[float, float]:
     """Interval of mean score over raters and prompts. scores, counts: sums and numbers of answers, (raters, prompts)."""
     r, p = resampled(*scores.shape, draws, seed)
-    total, number = np.einsum("dr,rp,dp->d", r, scores, p), np.einsum("dr,rp,dp->d", r, counts, p)
+    total, number = ((r @ values * p).sum(1) for values in (scores, counts))
     means = total[number > 0] / number[number > 0]
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)
