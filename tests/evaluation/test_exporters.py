@@ -447,6 +447,19 @@ def test_samples_by_captions_and_of_other_kinds(tmp_path, files):
         read_set(tmp_path / "empty")
 
 
+def test_an_export_is_a_set_of_samples_with_their_prompts(files, tmp_path):
+    """Numbered files say nothing of their prompts, the log does; what is not there any more is left out."""
+    _, samples = run("t2v-compbench", files, tmp_path / "out")
+    assert {(m.prompt, m.index) for m in read_set(tmp_path / "out")} == {(s.prompt, s.index) for s in samples}
+    export(T2VCompBench(), files["t2v-compbench"], samples, FolderSource(folder=tmp_path / "out"), tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
+    (tmp_path / "out/videos/interaction/0002.mp4").unlink()
+    assert len(read_set(tmp_path / "out")) == 13
+    shutil.rmtree(tmp_path / "out/videos")
+    with pytest.raises(ValueError, match="an export of which no video is there"):
+        read_set(tmp_path / "out")
+
+
 def test_a_look_at_files(tmp_path):
     (tmp_path / "gone").symlink_to(tmp_path / "absent")
     assert checking.look(tmp_path / "gone")[2] == "is a link to nothing"

@@ -1,4 +1,4 @@
-"""What raters are asked (VideoPoet, §5.4 and Fig. 6: two videos of one prompt, five questions, "about the same" allowed)."""
+"""What raters are asked: the five axes of VideoPoet's human study, in words of our own; "about the same" is an answer too."""
 
 from dataclasses import dataclass
 
