@@ -77,7 +77,8 @@ class Browser:
         return self._call("POST", f"{self.session}/execute/sync", {"script": script, "args": list(arguments)})
 
     def click(self, selector: str) -> None:
-        """A click of the mouse, which fails where something else lies over the element."""
+        """Scroll there and click with the mouse, which fails where something else lies over the element."""
+        self.run("document.querySelector(arguments[0]).scrollIntoView({block: 'nearest'})", selector)
         element = self._call("POST", f"{self.session}/element", {"using": "css selector", "value": selector})[ELEMENT]
         self._call("POST", f"{self.session}/element/{element}/click", {})
 

@@ -283,7 +283,7 @@ def test_mouse_buttons_back_sound_and_playing(browser, study_page):
     browser.click("#play")
     assert browser.run(state, "paused") == [True, True]
     browser.press("p")
-    assert browser.run(state, "paused") == [False, False]
+    browser.wait("return ['left', 'right'].every((id) => !document.getElementById(id).paused)")
     browser.click("#sound")
     assert browser.run(state, "muted") == [False, True]
     browser.press("m")

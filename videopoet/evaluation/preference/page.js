@@ -106,6 +106,7 @@
   const back = () => { if (state.position > 0) leave(-1); };
 
   function play() {
+    if (left.ended || right.ended) for (const video of [left, right]) video.currentTime = 0; // together again
     for (const video of [left, right]) video.play().catch(() => {});
     at("play").textContent = "Pause";
   }
