@@ -147,6 +147,12 @@ def test_published_counts(name, videos, files, monkeypatch, tmp_path):
         BENCHMARKS[name]().plan(tmp_path)
 
 
+def test_the_second_edition_of_compbench(files):
+    assert len(T2VCompBench(per_category=2).plan(files["t2v-compbench"])) == 14
+    with pytest.raises(ValueError, match="14 entries, 21 are published; 2 fewest of a category, 3 are published"):
+        T2VCompBench(per_category=3).plan(files["t2v-compbench"])
+
+
 def test_vbench_by_dimension_shares_files_between_dimensions(files):
     samples = VBench(per_dimension=True, num_flickering=25).plan(files["vbench"], allow_partial=True)
     by_prompt = {s.prompt: [x for x in samples if x.prompt == s.prompt] for s in samples}

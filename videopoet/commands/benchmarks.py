@@ -66,6 +66,10 @@ def arguments(parser: argparse.ArgumentParser, kind) -> None:
         parser.add_argument(
             "--folder", default="videopoet", metavar="NAME", help="the model's folder (default videopoet)"
         )
+    if kind.name == "t2v-compbench":
+        parser.add_argument(
+            "--per-category", type=int, default=100, metavar="N", help="prompts of each: 100, or 200 in v2"
+        )
     parser.add_argument("--rewrites", type=Path, metavar="JSON", help="{prompt: what the model is given in its place}")
     parser.add_argument("--truncate", action="store_true", help="cut prompts that are too long for the model")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="videos made at one time (default 16)")
@@ -94,6 +98,8 @@ def benchmark_of(namespace: argparse.Namespace, kind):
         knobs |= {"per_dimension": namespace.per_dimension, "num_flickering": namespace.flickering}
     if kind.name == "fetv":
         knobs["model"] = namespace.folder
+    if kind.name == "t2v-compbench":
+        knobs["per_category"] = namespace.per_category
     return kind(**knobs)
 
 

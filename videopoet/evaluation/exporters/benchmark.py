@@ -72,7 +72,7 @@ class Benchmark(ABC):
         if not entries:
             raise ValueError(f"{path}: has no prompt")
         counted = self.counts(entries)
-        wrong = [f"{counted[what]} {what}, {count} are published" for what, count in self.wanted.items()
+        wrong = [f"{counted[what]} {what}, {count} are published" for what, count in self.published().items()
                  if counted[what] != count]  # fmt: skip
         if wrong and not allow_partial:
             raise ValueError(f"{path}: {'; '.join(wrong)}: use the published file, or --allow-partial for a part of it")
@@ -81,6 +81,10 @@ class Benchmark(ABC):
             raise ValueError(f"{path}: no prompt of the dimensions {', '.join(self.dimensions)}")
         check_paths(samples)
         return samples
+
+    def published(self) -> dict[str, int]:
+        """The counts of the published file, of the edition that the knobs name."""
+        return self.wanted
 
     def counts(self, entries: Sequence[Entry]) -> dict[str, int]:
         """What `wanted` says of the published file."""

@@ -85,15 +85,21 @@ CATEGORIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class T2VCompBench(Benchmark):
-    """`{category}/0001.mp4` ... `{category}/0100.mp4`, by the lines of each category's file (Sun et al. 2024, v1).
+    """`{category}/0001.mp4` ... `{category}/0100.mp4`, by the lines of each category's file (Sun et al. 2024).
 
     Numbers are padded with zeros because part of its code sorts names as text and part as numbers.
+    per_category: prompts of each of the 7 categories: 100 in the first edition, 200 in the second.
     """
 
     name: ClassVar[str] = "t2v-compbench"
     reads: ClassVar[str] = "the folder prompts/ (1_consistent_attr.txt, ...) or meta_data/, or one file of it"
     wanted: ClassVar[dict[str, int]] = {"entries": 700, "categories": 7, "fewest of a category": 100}
     known_dimensions: ClassVar[tuple[str, ...]] = tuple(CATEGORIES)
+
+    per_category: int = 100
+
+    def published(self) -> dict[str, int]:
+        return {"entries": 7 * self.per_category, "categories": 7, "fewest of a category": self.per_category}
 
     def read(self, path: Path) -> list[Entry]:
         files = {name: category for category, names in CATEGORIES.items() for name in names}
