@@ -212,6 +212,6 @@
   }
   document.addEventListener("keydown", onKey);
   at("rater").value = store.read(storageKey(study.study, "")) ?? "";
-  store.write("videopoet-preference", "1");
+  store.write("videopoet-preference", "1"); // whether it can be kept is said before the start
   show("start");
 })();
