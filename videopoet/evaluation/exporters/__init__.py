@@ -1,0 +1,1 @@
+"""Samples written exactly as public benchmarks read them: names, counts, folders."""
