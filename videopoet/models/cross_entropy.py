@@ -49,7 +49,7 @@ class _CrossEntropy(torch.autograd.Function):
                 if dw is not None:
                     _add_product(dw[start:stop], d.T, h[where] * scale.to(dtype))
                 del d, log_p
-        ctx.grads = dh if dh is None else dh.to(hidden.dtype), dw, db if bias is None else db.to(bias.dtype)
+        ctx.grads = dh if dh is None else dh.to(hidden.dtype), dw, None if db is None else db.to(bias.dtype)
         ctx.mark_non_differentiable(each)
         return (each * weight).sum(), each
 
