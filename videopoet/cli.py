@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from videopoet.commands import chain, corpus, demo, evaluate, inspect, sample, tokenizer, train
+from videopoet.commands import chain, corpus, demo, evaluate, inspect, plan, sample, tokenizer, train
 from videopoet.commands.safely import run_safely
 
 EPILOG = """\
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (corpus, tokenizer, inspect, train, sample, chain, evaluate, demo):
+    for module in (corpus, tokenizer, inspect, plan, train, sample, chain, evaluate, demo):
         module.add(commands)
     return root
 

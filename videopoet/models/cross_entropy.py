@@ -17,7 +17,7 @@ LOGITS = 2**25  # logits that exist at one time: 128 MiB in float32, and as much
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, rows, bias, targets, weight, ranges):
-        device = hidden.device.type
+        device = "cpu" if hidden.is_meta else hidden.device.type  # the meta device has no autocast of its own
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         h, w, b = hidden.to(dtype), rows.to(dtype), None if bias is None else bias.float()
         each = torch.zeros(len(targets), device=hidden.device)
