@@ -24,9 +24,9 @@ def add(commands) -> None:
     plan.add_argument("--utilisation", type=float, default=0.4, metavar="SHARE", help="of the peak (default 0.4)")
     plan.add_argument("--tokens", type=float, metavar="N", help="tokens to train on, as 58e9, in place of max_steps")
     plan.add_argument(
-        "--lattice", type=int, nargs=3, metavar=("T", "H", "W"), help="of a clip (default: its shards', or 5 16 16)"
+        "--lattice", type=int, nargs=3, metavar=("T", "H", "W"), help="of a clip (default: of the shards, or 5 16 16)"
     )
-    plan.add_argument("--audio-frames", type=int, metavar="N", help="of a clip (default: its shards', or 106)")
+    plan.add_argument("--audio-frames", type=int, metavar="N", help="of a clip (default: of the shards, or 106)")
     plan.add_argument("--audio-levels", type=int, metavar="K", help="where the config does not say (default 1)")
     plan.add_argument("--fast-dev-run", action="store_true", help="one forward and backward pass of every task as well")
     plan.add_argument("--json", action="store_true", help="print JSON in place of tables")

@@ -82,7 +82,7 @@ class Flat(TokenIO):
         return IdLoss(*cross_entropy(hidden, self.rows, targets, weight, self.ranges))
 
     def weights(self, targets: Tensor) -> Tensor:
-        return self.rows.shape[1] * _choices(targets, self.ranges or [(0, len(self.rows))])
+        return self.table.embedding_dim * _choices(targets, self.ranges or [(0, self.table.num_embeddings)])
 
     def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
         return draw(linear(hidden, self.rows[allowed.start : allowed.stop]), place) + allowed.start
@@ -171,9 +171,9 @@ class FactoredIO(TokenIO):
         return IdLoss(total, each)
 
     def weights(self, targets: Tensor) -> Tensor:
-        width, (shared, visual) = self.flat.weight.shape[1], self.dense_weights()
+        width, (shared, visual) = self.flat.embedding_dim, self.dense_weights()
         if self.ranges is None:
-            others = torch.full_like(targets, len(self.flat.weight))
+            others = torch.full_like(targets, self.flat.num_embeddings)
         else:
             others = _choices(targets, self.ranges)
         of_visual = width * self.size * self.factors + visual
@@ -233,7 +233,7 @@ class Factored(FactoredIO):
         return (self.head_flat if i < 0 else self.heads[i]).weight, None
 
     def dense_weights(self) -> tuple[int, int]:
-        return 0, sum(mix[0].weight.numel() for mix in self.mix)
+        return 0, len(self.mix) * self.flat.embedding_dim**2
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments) -> None:
         """Two factors may be stored by the names low and high."""
@@ -270,7 +270,7 @@ class IndependentFactors(FactoredIO):
         return (self.flat.weight, self.bias_flat) if i < 0 else (self.tables[i].weight, self.biases[i])
 
     def dense_weights(self) -> tuple[int, int]:
-        return self.transform[0].weight.numel(), 0
+        return self.flat.embedding_dim**2, 0
 
 
 def _ranges(starts: list[int] | None, size: int) -> list[tuple[int, int]] | None:

@@ -10,6 +10,7 @@ is usual, and so is whatever is computed twice to save memory. Positions that ar
 A backward pass takes twice the forward pass, a frozen text encoder none.
 """
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,8 @@ def step_flops(model: TokenLM, batch: Batch, text: tuple[int, int] | None = None
 
 def linear_weights(module: nn.Module) -> int:
     """Numbers in the matrices of all linear layers of a module."""
-    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+    # By their sizes: ZeRO-3 leaves nothing in `weight` between uses.
+    return sum(layer.in_features * layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear))
 
 
 def first_asked(batch: Batch) -> int:
@@ -100,16 +102,14 @@ def text_flops(model: TokenLM, number: int, length: int) -> int:
     trained = any(p.requires_grad for p in model.text_encoder.parameters())
     encoder = 2 * number * length * linear_weights(model.text_encoder.encoder)
     encoder += 4 * number * length**2 * config.num_layers * config.num_heads * config.d_kv
-    project = 2 * number * length * model.project_text.weight.numel()
+    project = 2 * number * length * linear_weights(model.project_text)
     return encoder * (1 + BACKWARD * trained) + project * (1 + (BACKWARD if trained else 1))
 
 
 @torch.no_grad()
-def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 1024, repeats: int = 3) -> float:
+def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 512, repeats: int = 3) -> float:
     """Operations per second of the fastest of a few square products: what a device can do, in tens of milliseconds."""
-    import time
-
-    size = 4 * size if device.type == "cuda" else size
+    size = 8 * size if device.type == "cuda" else size
     a = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")
     for _ in range(repeats + 1):
