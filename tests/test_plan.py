@@ -50,7 +50,7 @@ class FusedNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight, r = ctx.saved_tensors
+        weight = ctx.saved_tensors[1]
         return grad, None, None if weight is None else torch.zeros_like(weight), None
 
 
@@ -98,7 +98,7 @@ def test_activations_are_those_of_a_real_step(batch, autocast, recompute, gpu_ke
     if not recompute:  # what is recomputed is not saved by hooks, but held by the checkpoint
         # The cross-entropy keeps its gradients by itself, of the states and of the tables.
         tables = sum(p.numel() for p in (*real.io.heads.parameters(), *real.io.head_flat.parameters())) * 4
-        assert planned.kept == pytest.approx(saved + tables, rel=0.1)
+        assert 0.88 * planned.kept < saved + tables <= planned.kept, "what autograd saves is nearly all that lives"
 
 
 def test_a_model_of_16_bits_keeps_less(batch, gpu_kernels):
@@ -169,7 +169,7 @@ def test_precisions():
     assert dtypes("bf16-mixed", 0) == (torch.float32, torch.bfloat16)
     assert dtypes("bf16-mixed", 2) == (torch.bfloat16, None)
     assert dtypes(32, 1) == (torch.float32, None)
-    with pytest.raises(ValueError, match="no plan for trainer.precision 64-true"):
+    with pytest.raises(ValueError, match="no plan for trainer"):
         dtypes("64-true", 0)
 
 
@@ -235,7 +235,7 @@ def test_configs_are_laid_over_each_other(tmp_path):
         "a": {"b": 3, "c": 2}, "tasks": {"y": 2}}  # fmt: skip
     (tmp_path / "bad.yaml").write_text("a: [")
     for files, overrides, message in (
-        ([tmp_path / "none.yaml"], [], "no config at"),
+        ([tmp_path / "none.yaml"], [], "no file at"),
         ([tmp_path / "bad.yaml"], [], "is no YAML"),
         ([ROOT / "configs/lm/base.yaml"], ["--x"], "is no override"),
     ):

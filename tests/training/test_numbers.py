@@ -26,10 +26,19 @@ NAMES = ("text-to-video", "text-to-image", "video-to-audio")
 class WeightsAndBiases(Logger):
     """What of Lightning's `WandbLogger` is used: an experiment without TensorBoard's methods, and media methods."""
 
+    experiment = SimpleNamespace()
+
     def __init__(self):
         super().__init__()
         self.lines, self.media = [], {}
-        self.name, self.version, self.experiment = "fake", "0", SimpleNamespace()
+
+    @property
+    def name(self):
+        return "fake"
+
+    @property
+    def version(self):
+        return "0"
 
     def log_hyperparams(self, *arguments, **named):
         pass

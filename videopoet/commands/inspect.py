@@ -49,31 +49,11 @@ def run_mixture(arguments: argparse.Namespace) -> None:
 
 def read_settings(path: Path) -> dict:
     """What a training config says of its mixture, tasks and behaviours built."""
-    import yaml
-    from jsonargparse import ArgumentParser
+    from videopoet.planning.config import mixture_settings, read_config
 
-    from videopoet.data.batching import Batching
-    from videopoet.data.labelled import Label
-    from videopoet.data.schedule import Share, Weighing
-
-    if not path.is_file():
-        raise ValueError(f"no file at {path}")
-    data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data", {})
-    said = data.get("init_args", {})
-    if not str(data.get("class_path", "")).endswith("MixtureDataModule") or "tasks" not in said:
-        raise ValueError(
-            f"{path} has no mixture: its data must be a videopoet.data.mixture.MixtureDataModule with tasks"
-        )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--tasks", type=dict[str, Share])
-    for name, kind in (("weigh", Weighing), ("batching", Batching), ("label", Label)):
-        parser.add_argument(f"--{name}", type=kind | None)
-    built = {name: said[name] for name in ("tasks", "weigh", "batching", "label") if name in said}
-    values = vars(parser.instantiate_classes(parser.parse_object(built)))
-    plain = {
-        name: said[name] for name in ("tokens", "tokens_per_batch", "drop_text", "first_steps", "seed") if name in said
-    }
-    return plain | {name: values[name] for name in ("tasks", "weigh", "batching", "label")}
+    settings = mixture_settings(read_config([path]))
+    settings.pop("audio_order")
+    return settings
 
 
 def build(settings: dict, tokens: Path | None, model, world_size: int):

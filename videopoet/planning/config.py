@@ -78,7 +78,7 @@ def merge(below, above):
 
 def _read(path: Path) -> dict:
     if not path.is_file():
-        raise ValueError(f"no config at {path}")
+        raise ValueError(f"no file at {path}")
     try:
         said = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
@@ -93,7 +93,9 @@ def mixture_settings(config: dict) -> dict:
     data = config.get("data", {})
     said = data.get("init_args", {})
     if not str(data.get("class_path", "")).endswith("MixtureDataModule") or "tasks" not in said:
-        raise ValueError("no mixture: data must be a videopoet.data.mixture.MixtureDataModule with tasks")
+        raise ValueError(
+            "the config has no mixture: data must be a videopoet.data.mixture.MixtureDataModule with tasks"
+        )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--tasks", type=dict[str, Share])
     behaviours = {"weigh": Weighing, "batching": Batching, "label": Label, "audio_order": AudioOrder}

@@ -57,8 +57,9 @@ def memory_table(plan: Plan) -> Table:
         s = row.states
         values = (s.parameters, s.gradients, s.optimizer, s.communication, row.activations, row.total, s.host)
         mark = "[bold]" if row == plan.configured else ""
-        table.add_row(mark + row.strategy.name, "yes" if row.recompute else "no", *(f"{v / 1e9:.2f}" for v in values),
-                      "[green]yes[/]" if row.fits else "[red]no[/]", f"{row.most_tokens}", end_section=row.recompute)  # fmt: skip
+        cells = [mark + row.strategy.name, "yes" if row.recompute else "no", *(f"{v / 1e9:.2f}" for v in values)]
+        cells += ["[green]yes[/]" if row.fits else "[red]no[/]", str(row.most_tokens)]
+        table.add_row(*cells, end_section=row.recompute)
     return table
 
 
