@@ -130,6 +130,7 @@ def train(size: Size, a: argparse.Namespace) -> FitCLI:
         f"{data}.first_steps=0",
         f"{data}.num_workers=0",
         f"{data}.seed={a.seed}",
+        f"--trainer.default_root_dir={folder}",
         f"--trainer.max_steps={steps}",
         "--trainer.limit_val_batches=0",
         "--trainer.num_sanity_val_steps=0",
@@ -223,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--validation", type=Path, default=world / "tokens/validation", metavar="DIR", help="others")
     parser.add_argument("--text-model", type=Path, default=world / "text.model", metavar="FILE", help="SentencePiece")
     parser.add_argument(
-        "--tokens-per-parameter", type=float, default=0.8, metavar="R", help="of the trunk (default 0.8)"
+        "--tokens-per-parameter", type=float, default=0.6, metavar="R", help="of the trunk (default 0.6)"
     )
     parser.add_argument("--tokens-per-batch", type=positive, default=2000, help="(default 2000)")
     parser.add_argument("--validation-batches", type=positive, default=4, help="of every task (default 4)")
