@@ -2,51 +2,73 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from videopoet.component import read_fingerprint
 from videopoet.data.batching import Batching, OneLength
+from videopoet.data.faults import FailureBudget, Substitution
 from videopoet.data.labelled import Label
-from videopoet.data.order import sample_indices
+from videopoet.data.order import Deal, Origin, sample_indices
 from videopoet.data.schedule import CYCLE, ByTokens, Schedule, Share, Weighing
 from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardReader
-from videopoet.data.steps import StepDataModule
+from videopoet.data.steps import StepDataModule, StepSchedule
 from videopoet.sequence import Batch, Sequence
 from videopoet.tasks.audio_order import AudioOrder, LevelMajor
 from videopoet.tasks.base import OWN, Example, Layout, Text
 from videopoet.vocabulary import Vocabulary
 
 
-class Mixture(Dataset):
-    """Batches indexed by step, a pure function of the seed, the step and the rank.
+class Mixture(StepSchedule):
+    """Batches indexed by turn, a pure function of the seed and the turn: what a step is made of depends on neither the
+    ranks nor the accumulation that share it.
 
     tokenize: prompts -> text tokens. weigh: what weights are shares of. batching: how samples become a batch.
+    tokens_per_step: of all ranks. deal: how they share it out. origin: where orders are counted from.
+    substitution: what is done about samples that cannot be read; they are errors unless said otherwise.
     drop_text: share of samples whose text is emptied, for classifier-free guidance.
     label: says the class of a sample; without it tasks that read one are left out, as are all tasks that read a stream
     which the shards lack.
     """
 
     def __init__(self, reader: ShardReader, layout: Layout, tokenize: Callable[[list[str]], list[Text]],
-                 shares: dict[str, Share], *, seed: int, tokens_per_batch: int, drop_text: float, first_steps: int = 0,
+                 shares: dict[str, Share], *, seed: int, tokens_per_step: int, drop_text: float, first_steps: int = 0,
                  weigh: Weighing | None = None, batching: Batching | None = None, label: Label | None = None,
-                 world_size: int = 1, rank: int = 0):  # fmt: skip
+                 deal: Deal | None = None, origin: Origin | None = None,
+                 substitution: Substitution | None = None):  # fmt: skip
         self.reader, self.layout, self.tokenize, self.label = reader, layout, tokenize, label
-        self.seed, self.tokens_per_batch, self.drop_text = seed, tokens_per_batch, drop_text
-        self.world_size, self.rank = world_size, rank
+        self.seed, self.tokens_per_step, self.drop_text = seed, tokens_per_step, drop_text
+        self.deal, self.origin = deal or Deal(), origin or Origin()
+        self.substitution = substitution or Substitution(None, seed)
         self.shares = self._possible(shares)
         self.batching = OneLength() if batching is None else batching
-        sizes = self.batching.sizes(self.lengths, tokens_per_batch)
+        sizes = self.batching.sizes(self.lengths, tokens_per_step, self.deal.parts)
         self.batch_sizes = {name: samples for name, (samples, _) in sizes.items()}  # samples per place of each task
         first = self.batching.first_places(first_steps, self)
         self.schedule = Schedule(self.shares, seed, first, ByTokens() if weigh is None else weigh, sizes)
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.batching.batch(self, step)
+    def build(self, turn: int) -> Batch:
+        return replace(self.batching.batch(self, turn), faults=self.substitution.taken())
+
+    def positions(self, step: int) -> dict[str, int]:
+        return self.batching.positions(self, step)
+
+    def samples_of(self, step: int) -> int:
+        return self.batching.samples_of(self, step)
+
+    def identity(self) -> str:
+        numbers = {name: len(self.samples(share.task.needs(self.layout))) for name, share in self.shares.items()}
+        return f"{self.reader.identity}, seed {self.seed}, " + ", ".join(f"{n} {name}" for name, n in numbers.items())
+
+    @cached_property
+    def visits_at_origin(self) -> dict[str, int]:
+        """Places of each task before the origin."""
+        return self.schedule.before(self.origin.step)
 
     def _possible(self, shares: dict[str, Share]) -> dict[str, Share]:
         """The tasks whose streams there are; names the others in a warning. Raises ValueError where none is left."""
@@ -77,9 +99,13 @@ class Mixture(Dataset):
         """The sequence of a task at a place of its own endless order, the same on any rank and any number of ranks."""
         task = self.shares[name].task
         samples = self.samples(task.needs(self.layout))
-        index = samples[sample_indices(len(samples), self.seed, place, 1)[0]]
-        rng = np.random.default_rng((self.seed, place, *name.encode()))
-        return Sequence.of(task.segments(self.example(index, rng, task.needs(self.layout)), self.layout))
+
+        def read(index: int) -> Sequence:
+            rng = np.random.default_rng((self.seed, place, *name.encode()))
+            return Sequence.of(task.segments(self.example(index, rng, task.needs(self.layout)), self.layout))
+
+        chosen = sample_indices(len(samples), self.seed, place, 1)[0]
+        return self.substitution.read(read, samples, chosen, place)
 
     def samples(self, needs: Iterable[str]) -> range | list[int]:
         """Samples that have every one of these streams. Raises ValueError where none has."""
@@ -161,7 +187,11 @@ class MixtureDataModule(StepDataModule):
     weigh: what weights are shares of, tokens unless said otherwise.
     batching: one task and length per step, unless said otherwise.
     first_steps: steps of the first stage, in which tasks have their `first_weight`.
-    tokens_per_batch: tokens per rank and step.
+    tokens_per_batch: tokens of a batch, which is what a rank trains on at a time.
+    tokens_per_step: tokens that the optimizer steps on, of all ranks and turns of accumulation; a run with another number
+        of either goes on exactly where it stopped. Without it a step is as many batches as there are ranks and turns.
+    parts: equal parts that a step is made of and dealt out in; ranks x accumulation must divide it.
+    failures: how many samples that cannot be read may be left out.
     label: where the class of a sample comes from, for the tasks that read one.
     audio_order: in which order the codes of a sound are written; level-major where not given.
     """
@@ -184,8 +214,12 @@ class MixtureDataModule(StepDataModule):
         batching: Batching | None = None,
         label: Label | None = None,
         audio_order: AudioOrder | None = None,
+        tokens_per_step: int | None = None,
+        parts: int = 64,
+        failures: FailureBudget | None = None,
     ):
         super().__init__()
+        self.tokens_per_step, self.parts, self.failures = tokens_per_step, parts, failures
         self.weigh, self.batching, self.label, self.audio_order = weigh, batching, label, audio_order
         self.tokens, self.validation_tokens, self.shares = tokens, validation_tokens, tasks
         self.first_steps = first_steps
@@ -195,47 +229,43 @@ class MixtureDataModule(StepDataModule):
 
     def metadata(self) -> dict:
         """What must travel with a model trained on this: layout, tasks, streams, fingerprints and the clip's geometry."""
-        manifest = self._reader(self.tokens).manifest
+        mixture = self._mixture(self.tokens, self.tokens_per_batch)
+        manifest, layout = mixture.reader.manifest, mixture.layout
         geometry = {k: getattr(manifest, k) for k in ("frames", "fps", "height", "width", "sample_rate")}
-        counts = self._mixture(self.tokens, 0.0, 1, 0, 0).schedule.counts
-        tasks = {name: self.shares[name].task.spec() for name, count in counts.items() if count}
-        layout = self._layout(manifest)
+        tasks = {name: self.shares[name].task.spec() for name, count in mixture.schedule.counts.items() if count}
         read = {name for task in tasks for name in self.shares[task].task.reads(layout)}
         streams = {name: spec for name, spec in manifest.streams.items() if name in read}
         facts = {"layout": layout.facts(), "tasks": tasks, "streams": streams}
         return facts | {"fingerprints": dict(manifest.fingerprints), **geometry}
 
     def train_dataloader(self) -> DataLoader:
-        return self.train_loader(self._mixture(self.tokens, self.drop_text, *self.ranks(), self.first_steps))
+        tokens, deal = self.share(self.tokens_per_step, self.tokens_per_batch, "tokens", self.parts)
+        how = {"drop_text": self.drop_text, "first_steps": self.first_steps, "deal": deal, "origin": self.origin}
+        mixture = self._mixture(self.tokens, tokens, **how, substitution=self.substitution(self.seed, training=True))
+        longest = max(mixture.lengths, key=mixture.lengths.__getitem__)
+        if self.tokens_per_step and mixture.lengths[longest] > tokens / deal.parts:
+            raise ValueError(
+                f"a step of {tokens} tokens in {deal.parts} parts has {tokens // deal.parts} a part, {longest} "
+                f"{mixture.lengths[longest]} a sequence: set fewer parts or more tokens_per_step"
+            )
+        return self.train_loader(mixture)
 
     def val_dataloader(self) -> DataLoader | list:
         if self.validation_tokens is None:
             return []
-        mixture = self._mixture(self.validation_tokens, 0.0, 1, 0, 0, OneLength())
+        how = {"batching": OneLength(), "substitution": self.substitution(self.seed, training=False)}
+        mixture = self._mixture(self.validation_tokens, self.tokens_per_batch, **how)
         firsts: dict[str, list[int]] = {}
         for step in range(CYCLE):
             firsts.setdefault(mixture.schedule(step)[0], []).append(step)
         steps = [step for each in firsts.values() for step in each[: self.num_validation_batches]]
         return self.validation_loader(mixture, steps)
 
-    def _mixture(self, folder: str, drop_text: float, world_size: int, rank: int, first_steps: int,
-                 batching: Batching | None = None) -> Mixture:  # fmt: skip
+    def _mixture(self, folder: str, tokens_per_step: int, **how) -> Mixture:
         reader = self._reader(folder)
-        return Mixture(
-            reader,
-            self._layout(reader.manifest),
-            self.tokenize,
-            self.shares,
-            seed=self.seed,
-            tokens_per_batch=self.tokens_per_batch,
-            drop_text=drop_text,
-            first_steps=first_steps,
-            weigh=self.weigh,
-            batching=self.batching if batching is None else batching,
-            label=self.label,
-            world_size=world_size,
-            rank=rank,
-        )
+        settings = {"weigh": self.weigh, "batching": self.batching, "label": self.label, "drop_text": 0.0} | how
+        return Mixture(reader, self._layout(reader.manifest), self.tokenize, self.shares, seed=self.seed,
+                       tokens_per_step=tokens_per_step, **settings)  # fmt: skip
 
     def _layout(self, manifest: TokenManifest) -> Layout:
         return layout_of(manifest, len(self.tokenize([""])[0].ids), self.audio_order)

@@ -149,6 +149,11 @@ class ShardReader:
                 found = "is missing" if size is None else f"has {size} bytes"
                 raise ValueError(f"{path}: {found}, the manifest says {shard.bytes} bytes; build or copy it again")
 
+    @property
+    def identity(self) -> str:
+        """Of the samples and their sequence: a digest of the checksums of all shards."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.manifest.shards).encode()).hexdigest()[:16]
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
