@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from videopoet.data.faults import FailureBudget, Fault, Substitution
 from videopoet.data.order import Deal, Origin, sample_indices
+from videopoet.data.remote import Storage
 from videopoet.data.shards import ShardReader
 from videopoet.data.steps import StepDataModule, StepSchedule
 from videopoet.data.transforms import audio_to_float, video_to_float
@@ -142,11 +143,10 @@ class ClipSchedule(StepSchedule):
             video = np.zeros(shape, np.uint8)
         if video is None or video.dtype != np.uint8 or video.shape != shape:
             found = "none" if video is None else f"{video.dtype} {video.shape}"
-            raise ValueError(f"{self.reader.where(index)}.video.npy: expected uint8 {shape}, found {found}")
+            self.reader.fault(index, f"{self.reader.where(index)}.video.npy: expected uint8 {shape}, found {found}")
         if audio is not None and (audio.dtype != np.int16 or audio.ndim != 1):
-            raise ValueError(
-                f"{self.reader.where(index)}.audio.npy: expected int16 (s,), found {audio.dtype} {audio.shape}"
-            )
+            found = f"{audio.dtype} {audio.shape}"
+            self.reader.fault(index, f"{self.reader.where(index)}.audio.npy: expected int16 (s,), found {found}")
         video = video[:num_frames]
         sound = torch.zeros(1, num_samples(len(video), manifest.fps, manifest.sample_rate))
         if audio is not None:
@@ -175,6 +175,7 @@ class ClipDataModule(StepDataModule):
         seed: of the order.
         num_workers: processes that read; 0 reads in the training process.
         failures: how many clips that cannot be read may be left out.
+        storage: how shards are read that lie behind a URL.
     """
 
     def __init__(
@@ -190,9 +191,10 @@ class ClipDataModule(StepDataModule):
         num_workers: int = 1,
         samples_per_step: int | None = None,
         failures: FailureBudget | None = None,
+        storage: Storage | None = None,
     ):
         super().__init__()
-        self.samples_per_step, self.failures = samples_per_step, failures
+        self.samples_per_step, self.failures, self.storage = samples_per_step, failures, storage
         self.shards = shards
         self.batch_size = batch_size
         self.image_batch_ratio = image_batch_ratio
@@ -208,10 +210,10 @@ class ClipDataModule(StepDataModule):
     def setup(self, stage: str) -> None:
         """Open the shards; ValueError if they are not there or damaged."""
         if stage == "fit":
-            self._train = ShardReader(self.shards, kind="media")
-            self.next_step = 0
+            self._train = ShardReader(self.shards, kind="media", tolerant=True, storage=self.storage)
+            self.restart()
         if self.validation_shards is not None:
-            self._validation = ShardReader(self.validation_shards, kind="media")
+            self._validation = ShardReader(self.validation_shards, "media", tolerant=True, storage=self.storage)
 
     @property
     def sample_rate(self) -> int:

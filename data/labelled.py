@@ -77,9 +77,8 @@ class LabelledSamples:
     """The samples of a shard folder that have a label. Raises ValueError where none has."""
 
     def __init__(self, shards: str, label: Label):
-        self.reader = ShardReader(shards)
-        sources = (self.reader.read(i, fields=("json",))["json"].get("source", {}) for i in range(len(self.reader)))
-        labels = {index: name for index, source in enumerate(sources) if (name := label(source)) is not None}
+        self.reader = ShardReader(shards, tolerant=True)
+        labels = {index: name for index, source in self.reader.sources() if (name := label(source)) is not None}
         if not labels:
             raise ValueError(
                 f"{shards}: none of {len(self.reader)} samples has a class by {label}; choose another label"
@@ -101,8 +100,10 @@ class LabelledSamples:
     def inputs(self, index: int) -> Tensor:
         """Pixels or codes of the sample at `index` of the shards."""
         if isinstance(self.manifest, MediaManifest):
-            return video_to_float(self.reader.read(index, fields=("video",))["video"])
-        return torch.from_numpy(self.reader.read(index, fields=("visual",))["visual"].astype("int64"))
+            return video_to_float(self.reader.read(index, fields=("video",), needs=("video",))["video"])
+        return torch.from_numpy(
+            self.reader.read(index, fields=("visual",), needs=("visual",))["visual"].astype("int64")
+        )
 
 
 class LabelledSchedule(StepSchedule):

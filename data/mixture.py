@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from videopoet.data.batching import Batching, OneLength
 from videopoet.data.faults import FailureBudget, Substitution
 from videopoet.data.labelled import Label
 from videopoet.data.order import Deal, Origin, sample_indices
+from videopoet.data.remote import Storage
 from videopoet.data.schedule import CYCLE, ByTokens, Schedule, Share, Weighing
 from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardReader
@@ -126,13 +128,12 @@ class Mixture(StepSchedule):
     @cached_property
     def labels(self) -> dict[int, str]:
         """The class of every sample that has one."""
-        sources = (self.reader.read(i, fields=("json",))["json"].get("source", {}) for i in range(len(self.reader)))
-        return {i: name for i, source in enumerate(sources) if (name := self.label(source)) is not None}
+        return {i: name for i, source in self.reader.sources() if (name := self.label(source)) is not None}
 
     def example(self, index: int, rng: np.random.Generator, needs: Iterable[str] = ("text",)) -> Example:
         """Sample `index` with what is needed of it and one of its captions, or none; all that is drawn is from `rng`."""
         streams = [name for name in needs if name not in OWN]
-        record = self.reader.read(index, fields=("json", "visual", "audio", *streams))
+        record = self._codes(index, ("visual", *streams), "audio" in needs)
         captions = record["json"]["captions"] or [""]
         caption = captions[int(rng.integers(len(captions)))]
         kept, audio = rng.random() >= self.drop_text, record.get("audio")
@@ -141,14 +142,30 @@ class Mixture(StepSchedule):
             seed=int(rng.integers(2**62)),
             text=self.tokenize([caption if kept else ""])[0],
             label=self.tokenize([self.labels[index] if kept else ""])[0] if "label" in needs else None,
-            video=_codes(record["visual"]),
-            audio=None if audio is None else _codes(audio),
-            streams={name: _codes(record[name]) for name in streams},
+            video=record["visual"],
+            audio=audio,
+            streams={name: record[name] for name in streams},
         )
 
-
-def _codes(stored: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(stored.astype(np.int64))
+    def _codes(self, index: int, grids: tuple[str, ...], sounding: bool) -> dict[str, Any]:
+        """Key, JSON and int64 codes of a sample. Raises ShardFault where they are not as the layout says."""
+        needs = ("json", *grids, "audio") if sounding else ("json", *grids)
+        record, layout = self.reader.read(index, fields=("json", "audio", *grids), needs=needs), self.layout
+        vocabulary = layout.vocabulary
+        sound = ((layout.audio_frames, vocabulary.audio_levels), vocabulary.audio_codes)
+        expected = {name: (tuple(layout.lattice), vocabulary.visual_size) for name in grids}
+        for name in (*grids, "audio"):
+            if name not in record:
+                continue
+            (shape, size), codes = expected.get(name, sound), record[name]
+            if codes.shape != shape or codes.dtype.kind not in "iu" or (codes.size and int(codes.max()) >= size):
+                self.reader.fault(
+                    index,
+                    f"{self.reader.where(index)}.{name}.npy: expected codes below {size} of shape {shape}, found "
+                    f"{codes.dtype} {codes.shape} up to {codes.max() if codes.size else 'none'}",
+                )
+            record[name] = torch.from_numpy(codes.astype(np.int64))
+        return record
 
 
 def layout_of(manifest: TokenManifest, text_length: int, audio_order: AudioOrder | None = None) -> Layout:
@@ -192,6 +209,7 @@ class MixtureDataModule(StepDataModule):
         of either goes on exactly where it stopped. Without it a step is as many batches as there are ranks and turns.
     parts: equal parts that a step is made of and dealt out in; ranks x accumulation must divide it.
     failures: how many samples that cannot be read may be left out.
+    storage: how shards are read that lie behind a URL.
     label: where the class of a sample comes from, for the tasks that read one.
     audio_order: in which order the codes of a sound are written; level-major where not given.
     """
@@ -217,9 +235,10 @@ class MixtureDataModule(StepDataModule):
         tokens_per_step: int | None = None,
         parts: int = 64,
         failures: FailureBudget | None = None,
+        storage: Storage | None = None,
     ):
         super().__init__()
-        self.tokens_per_step, self.parts, self.failures = tokens_per_step, parts, failures
+        self.tokens_per_step, self.parts, self.failures, self.storage = tokens_per_step, parts, failures, storage
         self.weigh, self.batching, self.label, self.audio_order = weigh, batching, label, audio_order
         self.tokens, self.validation_tokens, self.shares = tokens, validation_tokens, tasks
         self.first_steps = first_steps
@@ -271,7 +290,7 @@ class MixtureDataModule(StepDataModule):
         return layout_of(manifest, len(self.tokenize([""])[0].ids), self.audio_order)
 
     def _reader(self, folder: str) -> ShardReader:
-        reader = ShardReader(folder, "tokens")
+        reader = ShardReader(folder, "tokens", tolerant=True, storage=self.storage)
         for name, made_by in reader.manifest.fingerprints.items():
             if self.fingerprints.get(name) != made_by:
                 raise ValueError(

@@ -77,6 +77,10 @@ class StepDataModule(lightning.LightningDataModule):
 
     def __init__(self):
         super().__init__()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget how far training got."""
         self.next_step = 0
         self.origin = Origin()
         self.ledger: Ledger | None = None  # once a loader is made
