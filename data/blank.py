@@ -25,7 +25,11 @@ class BlankShards:
         """All of them have it."""
         return [0]
 
-    def read(self, index: int, fields: tuple[str, ...] | None = None) -> dict:
+    def sources(self) -> list[tuple[int, dict]]:
+        """Number and `source` of every sample."""
+        return [(0, self.read(0)["json"]["source"])]
+
+    def read(self, index: int, fields: tuple[str, ...] | None = None, needs: tuple[str, ...] = ()) -> dict:
         grid = np.zeros(self.layout.lattice, np.int64)
         sound = np.zeros((self.layout.audio_frames, self.layout.vocabulary.audio_levels), np.int64)
         said = {"captions": [CAPTION], "source": {"file": "class/file", "bounce": {"objects": [BLANK]}}}

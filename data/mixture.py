@@ -158,7 +158,9 @@ class Mixture(StepSchedule):
             if name not in record:
                 continue
             (shape, size), codes = expected.get(name, sound), record[name]
-            if codes.shape != shape or codes.dtype.kind not in "iu" or (codes.size and int(codes.max()) >= size):
+            silent = name == "audio" and not layout.audio_frames  # then nobody reads it
+            fits = codes.shape == shape and codes.dtype.kind in "iu" and not (codes.size and int(codes.max()) >= size)
+            if not (fits or silent):
                 self.reader.fault(
                     index,
                     f"{self.reader.where(index)}.{name}.npy: expected codes below {size} of shape {shape}, found "

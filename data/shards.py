@@ -294,7 +294,7 @@ class ShardReader:
                 )
             self._check_size(shard)
             rows, found = scan(path)
-            if found != stamp and len(rows):
+            if found != stamp and len(rows) == shard.samples:
                 self._fault(shard, f"content differs from the checksum in the manifest; {REMEDY}", "damaged")
             if len(rows) == shard.samples:
                 with contextlib.suppress(OSError):  # a folder that cannot be written to: the index stays in memory
@@ -302,7 +302,7 @@ class ShardReader:
         if len(rows) != shard.samples:
             last = f" up to {rows[-1]['key'].decode()}" if len(rows) else ""
             said = f"damaged tar, {len(rows)} samples{last}, the manifest says {shard.samples}; {REMEDY}"
-            self._fault(shard, said, "truncated" if len(rows) else "empty shard")
+            self._fault(shard, said, "damaged" if len(rows) else "empty shard")
         return rows
 
     def _check_size(self, shard: Shard) -> None:

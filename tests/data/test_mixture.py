@@ -310,8 +310,11 @@ class BigLattice:
     def having(self, field):
         return self.reader.having(field)
 
-    def read(self, index, fields=None):
-        record = self.reader.read(index, fields)
+    def sources(self):
+        return self.reader.sources()
+
+    def read(self, index, fields=None, needs=()):
+        record = self.reader.read(index, fields, needs)
         grids = {name: np.zeros((5, 8, 8), np.int64) for name in record if name not in ("__key__", "json", "audio")}
         return record | grids | ({"audio": np.zeros((53, 2), np.int64)} if "audio" in record else {})
 
