@@ -21,9 +21,9 @@ class BlankShards:
     def __len__(self) -> int:
         return 1
 
-    def having(self, field: str) -> list[int]:
+    def has(self, field: str) -> np.ndarray:
         """All of them have it."""
-        return [0]
+        return np.ones(1, bool)
 
     def sources(self) -> list[tuple[int, dict]]:
         """Number and `source` of every sample."""

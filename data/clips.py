@@ -14,6 +14,7 @@ from videopoet.data.order import Deal, Origin, sample_indices
 from videopoet.data.remote import Storage
 from videopoet.data.shards import ShardReader
 from videopoet.data.steps import StepDataModule, StepSchedule
+from videopoet.data.streaming import Streaming
 from videopoet.data.transforms import audio_to_float, video_to_float
 from videopoet.tasks.audio_length import num_samples
 
@@ -176,6 +177,7 @@ class ClipDataModule(StepDataModule):
         num_workers: processes that read; 0 reads in the training process.
         failures: how many clips that cannot be read may be left out.
         storage: how shards are read that lie behind a URL.
+        streaming: train on the shards as a stream instead, whose resume is statistical.
     """
 
     def __init__(
@@ -192,9 +194,11 @@ class ClipDataModule(StepDataModule):
         samples_per_step: int | None = None,
         failures: FailureBudget | None = None,
         storage: Storage | None = None,
+        streaming: Streaming | None = None,
     ):
         super().__init__()
-        self.samples_per_step, self.failures, self.storage = samples_per_step, failures, storage
+        self.samples_per_step = samples_per_step
+        self.failures, self.storage, self.streaming = failures, storage, streaming
         self.shards = shards
         self.batch_size = batch_size
         self.image_batch_ratio = image_batch_ratio
@@ -210,10 +214,10 @@ class ClipDataModule(StepDataModule):
     def setup(self, stage: str) -> None:
         """Open the shards; ValueError if they are not there or damaged."""
         if stage == "fit":
-            self._train = ShardReader(self.shards, kind="media", tolerant=True, storage=self.storage)
+            self._train = self.open_shards(self.shards, "media", self.streaming)
             self.restart()
         if self.validation_shards is not None:
-            self._validation = ShardReader(self.validation_shards, "media", tolerant=True, storage=self.storage)
+            self._validation = self.open_shards(self.validation_shards, "media")
 
     @property
     def sample_rate(self) -> int:

@@ -128,6 +128,7 @@ class LabelledSchedule(StepSchedule):
         if unknown := sorted(set(samples.names()) - set(classes)):
             raise ValueError(f"{samples.reader.folder} has classes that training does not have: {', '.join(unknown)}")
         self.samples, self.seed, self.batch_size = samples, seed, batch_size
+        self.reader = samples.reader
         self.deal, self.origin = deal or Deal(), origin or Origin()
         self.substitution = substitution or Substitution(None, seed or 0)
         self.items = [(index, classes.index(name)) for index, name in samples.labels.items()]

@@ -20,6 +20,7 @@ from videopoet.data.schedule import CYCLE, ByTokens, Schedule, Share, Weighing
 from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardReader
 from videopoet.data.steps import StepDataModule, StepSchedule
+from videopoet.data.streaming import Streaming
 from videopoet.sequence import Batch, Sequence
 from videopoet.tasks.audio_order import AudioOrder, LevelMajor
 from videopoet.tasks.base import OWN, Example, Layout, Text
@@ -109,26 +110,32 @@ class Mixture(StepSchedule):
         chosen = sample_indices(len(samples), self.seed, place, 1)[0]
         return self.substitution.read(read, samples, chosen, place)
 
-    def samples(self, needs: Iterable[str]) -> range | list[int]:
+    def samples(self, needs: Iterable[str]) -> range | np.ndarray:
         """Samples that have every one of these streams. Raises ValueError where none has."""
         key = frozenset(needs) - {"text", "video"}
         if key not in self._samples:
-            found = set(range(len(self.reader)))
+            found = np.ones(len(self.reader), bool)
             for name in key:
-                found &= set(self.labels if name == "label" else self.reader.having(name))
-            if not found:
+                found &= self._labelled if name == "label" else self.reader.has(name)
+            if not found.any():
                 raise ValueError(f"no sample of {self.reader.folder} has {' and '.join(sorted(key))}")
-            self._samples[key] = sorted(found)
+            self._samples[key] = range(len(found)) if found.all() else np.flatnonzero(found)
         return self._samples[key]
 
     @cached_property
-    def _samples(self) -> dict[frozenset[str], range | list[int]]:
+    def _samples(self) -> dict[frozenset[str], range | np.ndarray]:
         return {frozenset(): range(len(self.reader))}
 
     @cached_property
     def labels(self) -> dict[int, str]:
         """The class of every sample that has one."""
         return {i: name for i, source in self.reader.sources() if (name := self.label(source)) is not None}
+
+    @property
+    def _labelled(self) -> np.ndarray:
+        found = np.zeros(len(self.reader), bool)
+        found[list(self.labels)] = True
+        return found
 
     def example(self, index: int, rng: np.random.Generator, needs: Iterable[str] = ("text",)) -> Example:
         """Sample `index` with what is needed of it and one of its captions, or none; all that is drawn is from `rng`."""
@@ -212,6 +219,7 @@ class MixtureDataModule(StepDataModule):
     parts: equal parts that a step is made of and dealt out in; ranks x accumulation must divide it.
     failures: how many samples that cannot be read may be left out.
     storage: how shards are read that lie behind a URL.
+    streaming: train on the shards as a stream instead, whose resume is statistical.
     label: where the class of a sample comes from, for the tasks that read one.
     audio_order: in which order the codes of a sound are written; level-major where not given.
     """
@@ -238,9 +246,11 @@ class MixtureDataModule(StepDataModule):
         parts: int = 64,
         failures: FailureBudget | None = None,
         storage: Storage | None = None,
+        streaming: Streaming | None = None,
     ):
         super().__init__()
-        self.tokens_per_step, self.parts, self.failures, self.storage = tokens_per_step, parts, failures, storage
+        self.tokens_per_step, self.parts = tokens_per_step, parts
+        self.failures, self.storage, self.streaming = failures, storage, streaming
         self.weigh, self.batching, self.label, self.audio_order = weigh, batching, label, audio_order
         self.tokens, self.validation_tokens, self.shares = tokens, validation_tokens, tasks
         self.first_steps = first_steps
@@ -262,7 +272,8 @@ class MixtureDataModule(StepDataModule):
     def train_dataloader(self) -> DataLoader:
         tokens, deal = self.share(self.tokens_per_step, self.tokens_per_batch, "tokens", self.parts)
         how = {"drop_text": self.drop_text, "first_steps": self.first_steps, "deal": deal, "origin": self.origin}
-        mixture = self._mixture(self.tokens, tokens, **how, substitution=self.substitution(self.seed, training=True))
+        how["substitution"] = self.substitution(self.seed, training=True)
+        mixture = self._mixture(self.tokens, tokens, self.streaming, **how)
         longest = max(mixture.lengths, key=mixture.lengths.__getitem__)
         if self.tokens_per_step and mixture.lengths[longest] > tokens / deal.parts:
             raise ValueError(
@@ -282,8 +293,8 @@ class MixtureDataModule(StepDataModule):
         steps = [step for each in firsts.values() for step in each[: self.num_validation_batches]]
         return self.validation_loader(mixture, steps)
 
-    def _mixture(self, folder: str, tokens_per_step: int, **how) -> Mixture:
-        reader = self._reader(folder)
+    def _mixture(self, folder: str, tokens_per_step: int, streaming: Streaming | None = None, **how) -> Mixture:
+        reader = self._reader(folder, streaming)
         settings = {"weigh": self.weigh, "batching": self.batching, "label": self.label, "drop_text": 0.0} | how
         return Mixture(reader, self._layout(reader.manifest), self.tokenize, self.shares, seed=self.seed,
                        tokens_per_step=tokens_per_step, **settings)  # fmt: skip
@@ -291,8 +302,8 @@ class MixtureDataModule(StepDataModule):
     def _layout(self, manifest: TokenManifest) -> Layout:
         return layout_of(manifest, len(self.tokenize([""])[0].ids), self.audio_order)
 
-    def _reader(self, folder: str) -> ShardReader:
-        reader = ShardReader(folder, "tokens", tolerant=True, storage=self.storage)
+    def _reader(self, folder: str, streaming: Streaming | None) -> ShardReader:
+        reader = self.open_shards(folder, "tokens", streaming)
         for name, made_by in reader.manifest.fingerprints.items():
             if self.fingerprints.get(name) != made_by:
                 raise ValueError(

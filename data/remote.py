@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from videopoet.data.faults import ShardFault
 from videopoet.data.files import whole_or_nothing
 
 MAX_OPEN = 256  # files a reader keeps open
+STREAMED = 1 << 23  # bytes asked for at a time where a shard is streamed
 REMEDY = "build or copy it again"
 Result = TypeVar("Result")
 
@@ -118,6 +119,10 @@ class Files(ABC):
     def pread(self, name: str, size: int, start: int, length: int) -> np.ndarray:
         """uint8 (length,) from byte `start` on, for the caller to keep. Shorter where the file ends before."""
 
+    @abstractmethod
+    def stream(self, name: str) -> BinaryIO:
+        """The file, to be read once from its start to its end."""
+
     def plan(self, total: int) -> None:  # noqa: B027 - only remote files care
         """Be told how many bytes the shards have in all, before any is read."""
 
@@ -161,6 +166,9 @@ class LocalFiles(Files):
                 return content[:got]
             got += more
         return content
+
+    def stream(self, name: str) -> BinaryIO:
+        return self.patience.ask(self.where(name), lambda: (self.folder / name).open("rb"), limited=False)
 
     def _forget(self, name: str) -> None:
         if name in self._open:
@@ -232,6 +240,9 @@ class RemoteFiles(Files):
             reason="storage",
         )
 
+    def stream(self, name: str) -> BinaryIO:
+        return self._ask(name, lambda fs, path: fs.open(path, "rb", block_size=STREAMED))
+
     def _ask(self, name: str, work: Callable[[Any, str], Result]) -> Result:
         def run() -> Result:
             fs, root = self._fs()
@@ -295,6 +306,7 @@ class Cache:
         for left in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):  # by a process that was killed
             left.unlink(missing_ok=True)
         reserved = path.with_name(f"{path.name}.room")
+        reserved.unlink(missing_ok=True)
         self._make_room(reserved, where, size)
         try:
             with whole_or_nothing(path) as temporary:

@@ -207,17 +207,18 @@ class ShardReader:
         return record
 
     def having(self, field: str) -> list[int]:
-        """Samples that have a field, in order, as the indexes say; of a shard that has none, none if tolerant."""
-        found: list[int] = []
+        """Samples that have a field, in order."""
+        return np.flatnonzero(self.has(field)).tolist()
+
+    def has(self, field: str) -> np.ndarray:
+        """bool (samples,): whether each has a field, as the indexes say; no sample of a shard that has none, if tolerant."""
+        found = np.zeros(len(self), bool)
         for number, end in enumerate(self._ends):
             try:
-                rows = self._opened(number)
+                found[end - self.manifest.shards[number].samples : end] = self._opened(number).has(field)
             except ShardFault:
                 if not self.tolerant:
                     raise
-                continue
-            start = end - self.manifest.shards[number].samples
-            found += (np.flatnonzero(rows.has(field)) + start).tolist()
         return found
 
     def sources(self) -> Iterator[tuple[int, dict[str, Any]]]:

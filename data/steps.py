@@ -13,6 +13,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from videopoet.data.faults import REASONS, Broken, FailureBudget, Fault, Ledger, Substitution
 from videopoet.data.order import Deal, Origin
+from videopoet.data.remote import Storage
+from videopoet.data.shards import ShardReader
+from videopoet.data.streaming import Streaming, StreamReader
 
 
 class StepSampler(DistributedSampler):
@@ -40,6 +43,7 @@ class StepSchedule(Dataset, ABC):
     are counted from. What cannot be read has substitutes and is noted in the batch's `faults`.
     """
 
+    reader: ShardReader
     deal: Deal
     origin: Origin
     substitution: Substitution
@@ -61,6 +65,7 @@ class StepSchedule(Dataset, ABC):
         """Of the samples and the seed: orders of one identity are the same order."""
 
     def __getitem__(self, turn: int) -> Any:
+        """The batch of a turn, or `Broken`."""
         return self.substitution.batch(lambda: self.build(turn), self.deal(turn)[0])
 
 
@@ -74,6 +79,7 @@ class StepDataModule(lightning.LightningDataModule):
 
     num_workers: int
     failures: FailureBudget | None = None  # the default budget where not given
+    storage: Storage | None = None
 
     def __init__(self):
         super().__init__()
@@ -100,6 +106,8 @@ class StepDataModule(lightning.LightningDataModule):
         if steps is None:
             raise ValueError("this schedule has no end: set trainer.max_steps")
         turns = schedule.deal.accumulation
+        if isinstance(schedule.reader, StreamReader):
+            schedule.reader.begin(schedule.substitution.seed, self.next_step)
         self.schedule, self.stale, self.ledger = schedule, False, None
         if self._loaded.get("identity", schedule.identity()) != schedule.identity():
             warnings.warn(
@@ -129,6 +137,12 @@ class StepDataModule(lightning.LightningDataModule):
         mean another thing."""
         budget = FailureBudget() if self.failures is None else self.failures
         return Substitution(budget if training else FailureBudget(max_samples=0, max_share=0, attempts=1), seed)
+
+    def open_shards(self, folder: str, kind: str, streaming: Streaming | None = None) -> ShardReader:
+        """A reader that tells of each sample it cannot read, or a stream."""
+        if streaming is None:
+            return ShardReader(folder, kind, tolerant=True, storage=self.storage)
+        return StreamReader(folder, kind, streaming=streaming, storage=self.storage, rank=self.ranks()[1])
 
     def ranks(self) -> tuple[int, int, int]:
         """World size, rank and turns of accumulation."""

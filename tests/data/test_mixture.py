@@ -307,8 +307,8 @@ class BigLattice:
     def __len__(self):
         return len(self.reader)
 
-    def having(self, field):
-        return self.reader.having(field)
+    def has(self, field):
+        return self.reader.has(field)
 
     def sources(self):
         return self.reader.sources()

@@ -195,7 +195,7 @@ def test_truncated_or_missing_shards_are_named_at_once(tmp_path):
 def test_damage_is_named_with_shard_and_member(tmp_path):
     write(tmp_path / "shards")
     path = tmp_path / "shards" / "clips-000000.tar"
-    content = bytearray(path.read_bytes())
+    content, index = bytearray(path.read_bytes()), index_path(path).read_bytes()
     with tarfile.open(path) as tar:
         second = tar.getmember("000001_0000.video.npy")
 
@@ -218,6 +218,7 @@ def test_damage_is_named_with_shard_and_member(tmp_path):
     damaged = content.copy()
     damaged[second.offset_data + second.size - 1] ^= 1  # one bit of one pixel
     path.write_bytes(damaged)
+    index_path(path).write_bytes(index)
     for without_index in (False, True):
         with pytest.raises(ValueError, match=r"clips-000000.tar: content differs"):
             ShardReader(tmp_path / "shards").verify()

@@ -1,0 +1,131 @@
+"""Shards read from end to end by WebDataset, for stores that are too slow to seek in: order and resume are statistical."""
+
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import get_worker_info
+
+from videopoet.data.faults import ShardFault
+from videopoet.data.index import npy_header
+from videopoet.data.remote import Storage
+from videopoet.data.shards import ShardReader
+
+SAID = (
+    "streaming: resuming is statistical. Shards are drawn with replacement and mixed in a buffer; a resumed run goes on "
+    "with the right task and step, but may train again on samples that it had, and leave out others"
+)
+PASSED_OVER = 10_000  # samples that lack what is needed, one after the other, before that is an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """Read the tars of a folder or URL from end to end and mix samples in a buffer of so many."""
+
+    buffer: int = 1000
+
+
+class StreamReader(ShardReader):
+    """A reader whose `read` gives the next sample of a stream, whichever was asked for.
+
+    Each rank and each worker process streams shards of its own, drawn with replacement from (seed, rank, first step, worker).
+    Samples that lack what is needed are passed over; what cannot be read is a ShardFault, and the stream goes on after it.
+    There are no checksums of members in a stream. It says at once that its resume is statistical.
+    """
+
+    def __init__(self, folder: str | os.PathLike, kind: str, *, streaming: Streaming, rank: int = 0,
+                 storage: Storage | None = None):  # fmt: skip
+        super().__init__(folder, kind, tolerant=True, storage=storage)
+        if not len(self):
+            raise ValueError(f"{folder}: holds no samples")
+        self.streaming, self.rank = streaming, rank
+        self.begin(0, 0)
+        warnings.warn(SAID, stacklevel=2)
+
+    def begin(self, seed: int, start: int) -> None:
+        """Begin another stream: `start` is the step that a run begins or goes on with."""
+        self._from = (seed, self.rank, start)
+        self._stream: tuple[int, Iterator[dict]] | None = None  # process it belongs to, samples
+        self._failed: list[ShardFault] = []
+
+    def read(self, index: int, fields: tuple[str, ...] | None = None, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The next sample that has `needs`."""
+        if self._stream is None or self._stream[0] != os.getpid():
+            self._stream, self._failed = (os.getpid(), self._samples()), []
+        for _ in range(PASSED_OVER):
+            sample = next(self._stream[1])
+            if self._failed:
+                raise self._failed.pop()
+            names = {name.removesuffix(".npy"): name for name in sample if not name.startswith("__")}
+            if set(needs) <= names.keys():
+                kept = {field: name for field, name in names.items() if fields is None or field in fields}
+                decoded = {field: self._read(sample, name) for field, name in kept.items()}
+                return {"__key__": sample["__key__"]} | decoded
+        url = sample["__url__"]
+        said = f"{url}: none of {PASSED_OVER} samples has {' and '.join(needs)}"
+        raise ShardFault(said, shard=url, reason="missing member")
+
+    def has(self, field: str) -> np.ndarray:
+        """All of them, for all that is known before they pass."""
+        return np.ones(len(self), bool)
+
+    def sources(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        raise ValueError(
+            "a stream knows no labels before its samples pass: leave out `streaming`, or tasks with a label"
+        )
+
+    def where(self, index: int) -> str:
+        return f"{self.folder}, streamed"
+
+    def fault(self, index: int, message: str) -> None:
+        raise ShardFault(message, shard=str(self.folder), reason="unlike the manifest")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_stream": None}
+
+    def _samples(self) -> Iterator[dict]:
+        """Raw samples of ever more shards."""
+        from webdataset.filters import shuffle
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+
+        info = get_worker_info()
+        rng = np.random.default_rng((*self._from, 0 if info is None else info.id))
+
+        def noted(error: Exception) -> bool:
+            self._failed.append(self._as_fault(error))
+            return True
+
+        def opened() -> Iterator[dict]:
+            while True:
+                shard = self.manifest.shards[int(rng.integers(len(self.manifest.shards)))]
+                try:
+                    yield {"url": self._files.where(shard.name), "stream": self._files.stream(shard.name)}
+                except ShardFault as fault:
+                    self._failed.append(fault)
+                    yield {"url": self._files.where(shard.name), "stream": io.BytesIO(bytes(10240))}  # an empty tar
+
+        files = tar_file_expander(opened(), handler=noted)
+        mixed = shuffle(self.streaming.buffer, initial=self.streaming.buffer, seed=int(rng.integers(2**62)))
+        return iter(mixed(group_by_keys(files, handler=noted)))
+
+    def _as_fault(self, error: Exception) -> ShardFault:
+        where = next((str(part) for part in error.args[::-1] if self.manifest.shards[0].name[:3] in str(part)), "")
+        reason = "truncated" if "unexpected end" in str(error) else "damaged"
+        return ShardFault(f"{where or self.folder}: {error}", shard=where or str(self.folder), reason=reason)
+
+    def _read(self, sample: dict, name: str) -> np.ndarray | dict:
+        content = np.frombuffer(bytearray(sample[name]), np.uint8)
+        try:
+            if name.endswith(".npy"):
+                dtype, shape, fortran, start = npy_header(content)
+                return content[start:].view(dtype).reshape(shape, order="F" if fortran else "C")
+            return json.loads(sample[name])
+        except ValueError as error:
+            url = sample["__url__"]
+            said = f"{url}: member {sample['__key__']}.{name} is damaged ({error})"
+            raise ShardFault(said, shard=url, reason="damaged") from error
