@@ -114,9 +114,10 @@ class StreamReader(ShardReader):
         return iter(mixed(group_by_keys(files, handler=noted)))
 
     def _as_fault(self, error: Exception) -> ShardFault:
-        where = next((str(part) for part in error.args[::-1] if self.manifest.shards[0].name[:3] in str(part)), "")
+        urls = [part for part in error.args[1:] if isinstance(part, str)]  # WebDataset puts stream and URL there
+        where = urls[-1] if urls else str(self.folder)
         reason = "truncated" if "unexpected end" in str(error) else "damaged"
-        return ShardFault(f"{where or self.folder}: {error}", shard=where or str(self.folder), reason=reason)
+        return ShardFault(f"{where}: {error.args[0] if error.args else error}", shard=where, reason=reason)
 
     def _read(self, sample: dict, name: str) -> np.ndarray | dict:
         content = np.frombuffer(bytearray(sample[name]), np.uint8)
