@@ -34,6 +34,7 @@ from videopoet.data.schema import MANIFEST, Manifest, Shard, read_manifest
 
 HEADER = tarfile.BLOCKSIZE  # bytes before the content of a member
 NEAR = 1 << 16  # bytes between members that are cheaper read over than asked for apart
+MAX_INDEXES = 16384  # that a reader keeps mapped; the kernel allows a process some 65,000 maps
 GIVEN_UP = 60.0  # seconds that a shard which cannot be read is left alone
 Record = Mapping[str, np.ndarray | dict[str, Any]]
 
@@ -273,6 +274,8 @@ class ShardReader:
                 raise fault
             del self._given_up[number]
         if number not in self._rows:
+            while len(self._rows) >= MAX_INDEXES:
+                del self._rows[next(iter(self._rows))]
             try:
                 self._rows[number] = _Rows(self._index(self.manifest.shards[number]))
             except ShardFault as fault:
@@ -282,12 +285,10 @@ class ShardReader:
 
     def _index(self, shard: Shard) -> np.ndarray:
         stamp = Stamp(bytes=shard.bytes, sha256=shard.sha256)
-        path = self._files.local(shard.name, shard.bytes)
-        name = index_path(shard.name).name
-        rows = read_index(index_path(path), stamp) if path is not None else None
-        if rows is None and not isinstance(self._files, LocalFiles):
-            content = self._files.read(name)
-            rows = None if content is None else read_index(content, stamp)
+        rows = self._remote_index(shard, stamp)
+        path = None if rows is not None else self._files.local(shard.name, shard.bytes)
+        if path is not None:
+            rows = read_index(index_path(path), stamp)
         if rows is None:
             if path is None:
                 self._fault(
@@ -305,6 +306,16 @@ class ShardReader:
             said = f"damaged tar, {len(rows)} samples{last}, the manifest says {shard.samples}; {REMEDY}"
             self._fault(shard, said, "damaged" if len(rows) else "empty shard")
         return rows
+
+    def _remote_index(self, shard: Shard, stamp: Stamp) -> np.ndarray | None:
+        """The index that lies beside a shard on another machine: what is in a shard is known before it is fetched."""
+        if isinstance(self._files, LocalFiles):
+            return None
+        try:
+            content = self._files.read(index_path(shard.name).name)
+        except ShardFault as fault:
+            self._fault(shard, f"its index cannot be read ({fault})", fault.reason)
+        return None if content is None else read_index(content, stamp)
 
     def _check_size(self, shard: Shard) -> None:
         path = self._files.local(shard.name, shard.bytes)

@@ -25,6 +25,7 @@ from videopoet.data.order import Deal
 from videopoet.data.remote import Patience, Storage
 from videopoet.data.schema import MANIFEST, Clip, MediaManifest, TokenManifest
 from videopoet.data.shards import ShardReader, ShardWriter
+from videopoet.data.streaming import Streaming
 
 HURRY = Storage(patience=Patience(attempts=3, first_wait=0.01, timeout=0.3))
 SAMPLES, PER_SHARD = 12, 4
@@ -326,6 +327,20 @@ def test_no_substitute_makes_a_broken_batch_and_no_hang(shards):
     batch = schedule(shards, budget=FailureBudget(attempts=5))[3]
     assert isinstance(batch, Broken) and batch.step == 3 and len(batch.faults) == 5
     assert batch.to("meta") is batch
+
+
+def test_budget_storage_and_stream_are_values_in_yaml():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ClipDataModule, "data")
+    said = {
+        "shards": "s3://bucket/shards",
+        "failures": {"max_share": 0.01},
+        "storage": {"cache": "/scratch", "cache_bytes": 1000, "patience": {"timeout": 5.0}},
+        "streaming": {"buffer": 10},
+    }
+    data = parser.instantiate_classes(parser.parse_object({"data": said})).data
+    assert data.failures == FailureBudget(max_share=0.01) and data.streaming == Streaming(buffer=10)
+    assert data.storage == Storage(cache="/scratch", cache_bytes=1000, patience=Patience(timeout=5.0))
 
 
 # --- in training

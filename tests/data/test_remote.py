@@ -117,6 +117,11 @@ def test_a_folder_larger_than_the_cache_is_read_in_pieces(local, tmp_path, with_
             reader[3]
 
 
+def test_what_samples_have_is_known_before_they_are_fetched(server, tmp_path):
+    reader = ShardReader(server.url, storage=storage(tmp_path))
+    assert reader.having("audio") == [1, 2, 4, 5] and not server.fetched(".tar")
+
+
 def test_a_server_without_ranges_still_gives_pieces(server, local, tmp_path):
     assert all_there(ShardReader(server.url, storage=storage(tmp_path, cache_bytes=1000)))
 
@@ -231,7 +236,7 @@ def test_a_server_that_is_gone_is_asked_again_and_then_named(server, tmp_path):
     reader = ShardReader(server.url, storage=storage(tmp_path), tolerant=True)
     server.server.shutdown()
     server.server.server_close()
-    with pytest.raises(ShardFault, match=r"clips-000000.tar: the storage failed 2 times") as caught:
+    with pytest.raises(ShardFault, match=r"clips-000000.tar: .*the storage failed 2 times") as caught:
         reader[0]
     assert caught.value.reason == "storage"
 
