@@ -1,6 +1,5 @@
 """Shards read from end to end by WebDataset, for stores that are too slow to seek in: order and resume are statistical."""
 
-import io
 import json
 import os
 import warnings
@@ -13,7 +12,8 @@ from torch.utils.data import get_worker_info
 
 from videopoet.data.faults import ShardFault
 from videopoet.data.index import npy_header
-from videopoet.data.remote import Storage
+from videopoet.data.remote import REMEDY, Storage
+from videopoet.data.schema import Shard
 from videopoet.data.shards import ShardReader
 
 SAID = (
@@ -58,7 +58,11 @@ class StreamReader(ShardReader):
         if self._stream is None or self._stream[0] != os.getpid():
             self._stream, self._failed = (os.getpid(), self._samples()), []
         for _ in range(PASSED_OVER):
-            sample = next(self._stream[1])
+            try:
+                sample = next(self._stream[1])
+            except ShardFault:
+                self._stream = None  # begin anew
+                raise
             if self._failed:
                 raise self._failed.pop()
             names = {name.removesuffix(".npy"): name for name in sample if not name.startswith("__")}
@@ -89,35 +93,57 @@ class StreamReader(ShardReader):
         return super().__getstate__() | {"_stream": None}
 
     def _samples(self) -> Iterator[dict]:
-        """Raw samples of ever more shards."""
+        """Raw samples of ever more shards, mixed."""
         from webdataset.filters import shuffle
-        from webdataset.tariterators import group_by_keys, tar_file_expander
 
         info = get_worker_info()
         rng = np.random.default_rng((*self._from, 0 if info is None else info.id))
 
+        def drawn() -> Iterator[dict]:
+            in_vain = 0  # shards without a sample, one after the other
+            while True:
+                found = 0
+                for sample in self._shard(self.manifest.shards[int(rng.integers(len(self.manifest.shards)))]):
+                    found += 1
+                    yield sample
+                in_vain = 0 if found else in_vain + 1
+                if in_vain > 2 * len(self.manifest.shards) + 8 and self._failed:
+                    raise self._failed[-1]
+
+        buffer = self.streaming.buffer
+        return iter(shuffle(buffer, initial=buffer, seed=int(rng.integers(2**62)))(drawn()))
+
+    def _shard(self, shard: Shard) -> Iterator[dict]:
+        """Raw samples of one shard. WebDataset gives what it has of a sample when a tar ends too soon, or mixes it with the
+        next shard's: shards are read one by one, and the last sample before a fault is left out."""
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+
+        failed: list[Exception] = []
+
         def noted(error: Exception) -> bool:
-            self._failed.append(self._as_fault(error))
+            failed.append(error)
             return True
 
-        def opened() -> Iterator[dict]:
-            while True:
-                shard = self.manifest.shards[int(rng.integers(len(self.manifest.shards)))]
-                try:
-                    yield {"url": self._files.where(shard.name), "stream": self._files.stream(shard.name)}
-                except ShardFault as fault:
-                    self._failed.append(fault)
-                    yield {"url": self._files.where(shard.name), "stream": io.BytesIO(bytes(10240))}  # an empty tar
+        try:
+            source = {"url": self._files.where(shard.name), "stream": self._files.stream(shard.name)}
+        except ShardFault as fault:
+            self._failed.append(fault)
+            return
+        with source["stream"]:
+            last = None
+            for sample in group_by_keys(tar_file_expander(iter([source]), handler=noted), handler=noted):
+                if last is not None:
+                    yield last
+                last = sample
+        if failed:
+            self._failed.append(self._as_fault(source["url"], failed[0]))
+        elif last is not None:
+            yield last
 
-        files = tar_file_expander(opened(), handler=noted)
-        mixed = shuffle(self.streaming.buffer, initial=self.streaming.buffer, seed=int(rng.integers(2**62)))
-        return iter(mixed(group_by_keys(files, handler=noted)))
-
-    def _as_fault(self, error: Exception) -> ShardFault:
-        urls = [part for part in error.args[1:] if isinstance(part, str)]  # WebDataset puts stream and URL there
-        where = urls[-1] if urls else str(self.folder)
-        reason = "truncated" if "unexpected end" in str(error) else "damaged"
-        return ShardFault(f"{where}: {error.args[0] if error.args else error}", shard=where, reason=reason)
+    def _as_fault(self, url: str, error: Exception) -> ShardFault:
+        said = error.args[0] if error.args else error  # WebDataset adds the stream and its URL
+        reason = "truncated" if "unexpected end" in str(said) else "damaged"
+        return ShardFault(f"{url}: {said}; {REMEDY}", shard=url, reason=reason)
 
     def _read(self, sample: dict, name: str) -> np.ndarray | dict:
         content = np.frombuffer(bytearray(sample[name]), np.uint8)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LAYOUT
+from jsonargparse import ArgumentParser
 from test_mixture import SHARES, tokenize
 
 from videopoet.data.clips import ClipDataModule, ClipSchedule
