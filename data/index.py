@@ -177,3 +177,36 @@ def scan(tar: Path) -> tuple[np.ndarray, Stamp]:
     for key, members in samples.items():
         writer.add(key, members)
     return writer.rows(), Stamp.of(tar)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where one member of a sample lies."""
+
+    name: str  # what stands after the key: "video.npy", "json"
+    field: str
+    npy: bool
+    offset: int  # of the content, bytes
+    size: int  # bytes
+    sum: int
+
+
+class Rows:
+    """The rows of an index, read one at a time."""
+
+    def __init__(self, rows: np.ndarray):
+        self._rows = rows
+        names = rows.dtype.names[1:]
+        self._kinds = [(name, name.removesuffix(".npy"), name.endswith(".npy")) for name in names]
+
+    def __getitem__(self, place: int) -> tuple[str, list[Member]]:
+        """Key and members of a sample, in the order they lie in."""
+        key, *entries = self._rows[place].item()
+        found = [(entry[0], entry, kind) for entry, kind in zip(entries, self._kinds) if entry[1] >= 0]
+        found.sort()
+        return key.decode(), [Member(*kind, entry[0], entry[1], entry[3]) for _, entry, kind in found]
+
+    def has(self, field: str) -> np.ndarray:
+        """bool (samples,)"""
+        found = [self._rows[name]["size"] >= 0 for name, kind, _ in self._kinds if kind == field]
+        return np.logical_or.reduce(found) if found else np.zeros(len(self._rows), bool)

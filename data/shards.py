@@ -11,7 +11,7 @@ import shutil
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -20,6 +20,8 @@ import numpy as np
 from videopoet.data.faults import ShardFault
 from videopoet.data.index import (
     IndexWriter,
+    Member,
+    Rows,
     Stamp,
     checksum,
     index_path,
@@ -29,7 +31,8 @@ from videopoet.data.index import (
     scan,
     write_index,
 )
-from videopoet.data.remote import REMEDY, LocalFiles, Storage
+from videopoet.data.patience import REMEDY
+from videopoet.data.remote import LocalFiles, Storage
 from videopoet.data.schema import MANIFEST, Manifest, Shard, read_manifest
 
 HEADER = tarfile.BLOCKSIZE  # bytes before the content of a member
@@ -166,7 +169,7 @@ class ShardReader:
         self.manifest = read_manifest(folder, kind, self._files)
         self._files.plan(sum(shard.bytes for shard in self.manifest.shards))
         self._ends = list(itertools.accumulate(shard.samples for shard in self.manifest.shards))
-        self._rows: dict[int, _Rows] = {}
+        self._rows: dict[int, Rows] = {}
         self._given_up: dict[int, tuple[float, ShardFault]] = {}  # shard number -> when to try again, why not before
         if not tolerant and isinstance(self._files, LocalFiles):
             for shard in self.manifest.shards:
@@ -266,7 +269,7 @@ class ShardReader:
         number = bisect.bisect_right(self._ends, index)
         return number, index - (self._ends[number - 1] if number else 0)
 
-    def _opened(self, number: int) -> "_Rows":
+    def _opened(self, number: int) -> Rows:
         """The index of a shard."""
         if number in self._given_up:
             until, fault = self._given_up[number]
@@ -277,7 +280,7 @@ class ShardReader:
             while len(self._rows) >= MAX_INDEXES:
                 del self._rows[next(iter(self._rows))]
             try:
-                self._rows[number] = _Rows(self._index(self.manifest.shards[number]))
+                self._rows[number] = Rows(self._index(self.manifest.shards[number]))
             except ShardFault as fault:
                 self._given_up[number] = (time.monotonic() + GIVEN_UP, fault)
                 raise
@@ -325,7 +328,7 @@ class ShardReader:
             reason = "vanished" if size is None else "truncated" if size else "empty shard"
             self._fault(shard, f"{found}, the manifest says {shard.bytes} bytes; {REMEDY}", reason)
 
-    def _contents(self, shard: Shard, members: list["_Member"]) -> list[np.ndarray]:
+    def _contents(self, shard: Shard, members: list[Member]) -> list[np.ndarray]:
         """The bytes of members of one sample, by one read where little lies between them."""
         if not members:
             return []
@@ -335,7 +338,7 @@ class ShardReader:
             return [whole[m.offset - first : m.offset - first + m.size] for m in members]
         return [self._files.pread(shard.name, shard.bytes, m.offset, m.size) for m in members]
 
-    def _decode(self, shard: Shard, key: str, member: "_Member", content: np.ndarray) -> np.ndarray | dict[str, Any]:
+    def _decode(self, shard: Shard, key: str, member: Member, content: np.ndarray) -> np.ndarray | dict[str, Any]:
         name = f"{key}.{member.name}"
         if len(content) != member.size:
             self._fault(shard, f"ends inside member {name}; {REMEDY}", "truncated")
@@ -354,37 +357,6 @@ class ShardReader:
     def _fault(self, shard: Shard, said: str, reason: str) -> NoReturn:
         where = self._files.where(shard.name)
         raise ShardFault(f"{where}: {said}", shard=where, reason=reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    name: str  # what stands after the key: "video.npy", "json"
-    field: str
-    npy: bool
-    offset: int  # of the content, bytes
-    size: int  # bytes
-    sum: int
-
-
-class _Rows:
-    """The rows of an index, read one at a time."""
-
-    def __init__(self, rows: np.ndarray):
-        self._rows = rows
-        names = rows.dtype.names[1:]
-        self._kinds = [(name, name.removesuffix(".npy"), name.endswith(".npy")) for name in names]
-
-    def __getitem__(self, place: int) -> tuple[str, list[_Member]]:
-        """Key and members of a sample, in the order they lie in."""
-        key, *entries = self._rows[place].item()
-        found = [(entry[0], entry, kind) for entry, kind in zip(entries, self._kinds) if entry[1] >= 0]
-        found.sort()
-        return key.decode(), [_Member(*kind, entry[0], entry[1], entry[3]) for _, entry, kind in found]
-
-    def has(self, field: str) -> np.ndarray:
-        """bool (samples,)"""
-        found = [self._rows[name]["size"] >= 0 for name, kind, _ in self._kinds if kind == field]
-        return np.logical_or.reduce(found) if found else np.zeros(len(self._rows), bool)
 
 
 def _member_name(key: str, name: str) -> str:

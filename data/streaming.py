@@ -12,7 +12,8 @@ from torch.utils.data import get_worker_info
 
 from videopoet.data.faults import ShardFault
 from videopoet.data.index import npy_header
-from videopoet.data.remote import REMEDY, Storage
+from videopoet.data.patience import REMEDY
+from videopoet.data.remote import Storage
 from videopoet.data.schema import Shard
 from videopoet.data.shards import ShardReader
 

@@ -23,7 +23,8 @@ from videopoet.data.faults import REASONS, Broken, FailureBudget, Ledger, ShardF
 from videopoet.data.index import index_path, scan, write_index
 from videopoet.data.mixture import Mixture, layout_of
 from videopoet.data.order import Deal
-from videopoet.data.remote import Patience, Storage
+from videopoet.data.patience import Patience
+from videopoet.data.remote import Storage
 from videopoet.data.schema import MANIFEST, Clip, MediaManifest, TokenManifest
 from videopoet.data.shards import ShardReader, ShardWriter
 from videopoet.data.streaming import Streaming

@@ -14,8 +14,10 @@ import fsspec
 import pytest
 from test_shards import clip, same, write
 
+from videopoet.data.cache import Cache
 from videopoet.data.faults import ShardFault
-from videopoet.data.remote import Cache, Patience, Storage
+from videopoet.data.patience import Patience
+from videopoet.data.remote import Storage
 from videopoet.data.schema import MANIFEST, Clip
 from videopoet.data.shards import ShardReader
 
