@@ -164,7 +164,7 @@ class ClipDataModule(StepDataModule):
 
     Args:
         shards: folder of media shards to train on.
-        batch_size: clips of a batch, which is what a rank trains on at a time.
+        batch_size: clips of a batch, which a rank trains on at a time; at most, where a step's are given.
         samples_per_step: clips that the optimizer steps on, of all ranks and turns of accumulation, which must divide it;
             a run with another number of either goes on exactly where it stopped. Without it a step is as many batches as
             there are ranks and turns.

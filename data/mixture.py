@@ -213,7 +213,7 @@ class MixtureDataModule(StepDataModule):
     weigh: what weights are shares of, tokens unless said otherwise.
     batching: one task and length per step, unless said otherwise.
     first_steps: steps of the first stage, in which tasks have their `first_weight`.
-    tokens_per_batch: tokens of a batch, which is what a rank trains on at a time.
+    tokens_per_batch: tokens of a batch, which a rank trains on at a time; at most, where a step's are given.
     tokens_per_step: tokens that the optimizer steps on, of all ranks and turns of accumulation; a run with another number
         of either goes on exactly where it stopped. Without it a step is as many batches as there are ranks and turns.
     parts: equal parts that a step is made of and dealt out in; ranks x accumulation must divide it.

@@ -167,7 +167,7 @@ def long_run(reader: ShardReader, samples: int) -> dict[str, float]:
         for index in sample_indices(len(reader), 1, start, BATCH):
             reader[index]
         taken += BATCH
-        if taken % (BATCH * 16) == 0:
+        if taken % (BATCH * 16) == 0 or taken >= samples:
             found.append((taken, resident() / 2**20))
         if taken >= samples:
             break

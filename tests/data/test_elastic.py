@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import LAYOUT
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from test_mixture import SHARES, tokenize
 from torch.utils.data import DataLoader
 
@@ -215,7 +216,13 @@ class Recorder(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(clips, folder, resume=None, accumulate=1, stop=None, cut=None, workers=0, batch_size=6, **how):
+class Late(SingleDeviceStrategy):
+    """Reads the checkpoint after optimizers are set up, as DeepSpeed does."""
+
+    restore_checkpoint_after_setup = property(lambda self: True)
+
+
+def fit(clips, folder, resume=None, accumulate=1, cut=None, workers=0, batch_size=6, strategy="auto", **how):
     module = Recorder()
     data = ClipDataModule(str(clips), batch_size=batch_size, num_workers=workers,
                           **{"samples_per_step": 12, "image_batch_ratio": 0.25} | how)  # fmt: skip
@@ -228,7 +235,7 @@ def fit(clips, folder, resume=None, accumulate=1, stop=None, cut=None, workers=0
                 trainer.save_checkpoint(folder / "cut.ckpt")
                 raise KeyboardInterrupt
 
-    trainer = lightning.Trainer(accelerator="cpu", max_steps=8, accumulate_grad_batches=accumulate, logger=False,
+    trainer = lightning.Trainer(accelerator="cpu", max_steps=8, accumulate_grad_batches=accumulate, logger=False, strategy=strategy,
                                 enable_progress_bar=False, enable_model_summary=False,
                                 callbacks=[Cut(), ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1,
                                                                   save_top_k=-1)])  # fmt: skip
@@ -256,6 +263,22 @@ def test_a_step_cut_short_is_trained_again_from_its_beginning(clips, tmp_path):
     fit(clips, tmp_path, accumulate=4, cut=9)  # the second batch of step 2
     resumed = fit(clips, tmp_path / "b", tmp_path / "cut.ckpt", accumulate=2)
     assert sorted(resumed.seen) == sorted(sample for sample in whole if sample[0] >= 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_made_before_the_checkpoint_was_read_is_made_anew(clips, tmp_path, workers):
+    whole = fit(clips, tmp_path, accumulate=2).seen
+    late = Late(device=torch.device("cpu"))
+    resumed = fit(clips, tmp_path / "b", tmp_path / "step=5.ckpt", accumulate=2, workers=workers, strategy=late)
+    assert resumed.seen == [sample for sample in whole if sample[0] >= 5]
+
+
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+def test_another_order_than_the_checkpoint_was_of_is_said(clips, tmp_path):
+    fit(clips, tmp_path, accumulate=2)
+    with pytest.warns(UserWarning, match="the samples or the seed are not those of the checkpoint"):
+        fit(clips, tmp_path / "b", tmp_path / "step=5.ckpt", accumulate=2, seed=9)
 
 
 def test_batches_too_large_are_refused_with_the_remedy(clips, tmp_path):

@@ -1,5 +1,6 @@
 """The stream: WebDataset's reading under the mixture's schedule, resumed statistically and saying so."""
 
+import fsspec
 import lightning
 import numpy as np
 import pytest
@@ -36,6 +37,16 @@ def test_a_stream_gives_whole_samples_of_all_shards_mixed(shards):
     assert all(same(each, clip(number)) for each, number in zip(found, numbers))
     assert set(numbers) == set(range(COUNT)) and numbers[:COUNT] != sorted(numbers[:COUNT])
     assert found[0].video.flags.writeable
+
+
+def test_a_stream_of_a_url(shards):
+    fs = fsspec.filesystem("memory")
+    fs.put(f"{shards}/", "/streamed/", recursive=True)
+    try:
+        found = [stream("memory://streamed").read(0) for _ in range(2)]
+    finally:
+        fs.rm("/streamed", recursive=True)
+    assert all(same(Clip.from_record(each), clip(int(each["__key__"][:6]))) for each in found)
 
 
 def test_a_stream_depends_on_seed_rank_and_start_alone(shards):
