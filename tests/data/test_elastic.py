@@ -235,8 +235,8 @@ def fit(clips, folder, resume=None, accumulate=1, cut=None, workers=0, batch_siz
                 trainer.save_checkpoint(folder / "cut.ckpt")
                 raise KeyboardInterrupt
 
-    trainer = lightning.Trainer(accelerator="cpu", max_steps=8, accumulate_grad_batches=accumulate, logger=False, strategy=strategy,
-                                enable_progress_bar=False, enable_model_summary=False,
+    trainer = lightning.Trainer(accelerator="cpu", max_steps=8, accumulate_grad_batches=accumulate, logger=False,
+                                strategy=strategy, enable_progress_bar=False, enable_model_summary=False,
                                 callbacks=[Cut(), ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1,
                                                                   save_top_k=-1)])  # fmt: skip
     try:
