@@ -65,7 +65,7 @@ class Mixture(StepSchedule):
         return self.batching.samples_of(self, step)
 
     def identity(self) -> str:
-        numbers = {name: len(self.samples(share.task.needs(self.layout))) for name, share in self.shares.items()}
+        numbers = {name: len(self._having(share.task.needs(self.layout))) for name, share in self.shares.items()}
         return f"{self.reader.identity}, seed {self.seed}, " + ", ".join(f"{n} {name}" for name, n in numbers.items())
 
     @cached_property
@@ -112,13 +112,18 @@ class Mixture(StepSchedule):
 
     def samples(self, needs: Iterable[str]) -> range | np.ndarray:
         """Samples that have every one of these streams. Raises ValueError where none has."""
+        found = self._having(needs)
+        if not len(found):
+            lacking = " and ".join(sorted(set(needs) - {"text", "video"}))
+            raise ValueError(f"no sample of {self.reader.folder} has {lacking}")
+        return found
+
+    def _having(self, needs: Iterable[str]) -> range | np.ndarray:
         key = frozenset(needs) - {"text", "video"}
         if key not in self._samples:
             found = np.ones(len(self.reader), bool)
             for name in key:
                 found &= self._labelled if name == "label" else self.reader.has(name)
-            if not found.any():
-                raise ValueError(f"no sample of {self.reader.folder} has {' and '.join(sorted(key))}")
             self._samples[key] = range(len(found)) if found.all() else np.flatnonzero(found)
         return self._samples[key]
 
