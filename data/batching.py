@@ -67,6 +67,7 @@ class OneLength(Batching):
         name, visit = mixture.schedule(step)
         first, size = self._position(mixture, name, visit), mixture.batch_sizes[name] // mixture.deal.parts
         places = range(first + parts.start * size, first + parts.stop * size)
+        mixture.expect(name, places)
         return Batch.of(trim([mixture.sequence(name, place) for place in places]), task=name, step=step)
 
     def _position(self, mixture: "Mixture", name: str, visits: int) -> int:

@@ -25,6 +25,9 @@ class BlankShards:
         """All of them have it."""
         return np.ones(1, bool)
 
+    def expect(self, indices) -> None:
+        """Nothing is read."""
+
     def sources(self) -> list[tuple[int, dict]]:
         """Number and `source` of every sample."""
         return [(0, self.read(0)["json"]["source"])]

@@ -107,10 +107,11 @@ class ClipSchedule(StepSchedule):
     def build(self, turn: int) -> ClipBatch:
         step, start, _ = self._places(turn)
         frames = 1 if self.is_image_step(step) else self.num_frames
-        everything = range(len(self.reader))
+        everything, indices = range(len(self.reader)), self.indices(turn)
+        self.reader.expect(indices)
         clips = [
             self.substitution.read(lambda index: self._clip(index, frames), everything, index, start + i)
-            for i, index in enumerate(self.indices(turn))
+            for i, index in enumerate(indices)
         ]
         videos, sounds = zip(*clips)
         faults = self.substitution.taken()

@@ -206,6 +206,11 @@ class Rows:
         found.sort()
         return key.decode(), [Member(*kind, entry[0], entry[1], entry[3]) for _, entry, kind in found]
 
+    def span(self, place: int) -> tuple[int, int]:
+        """First byte of a sample's contents in the tar, and the byte after its last."""
+        entries = [entry for entry in self._rows[place].item()[1:] if entry[1] >= 0]
+        return min(e[0] for e in entries), max(e[0] + e[1] for e in entries)
+
     def has(self, field: str) -> np.ndarray:
         """bool (samples,)"""
         found = [self._rows[name]["size"] >= 0 for name, kind, _ in self._kinds if kind == field]

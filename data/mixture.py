@@ -110,6 +110,12 @@ class Mixture(StepSchedule):
         chosen = sample_indices(len(samples), self.seed, place, 1)[0]
         return self.substitution.read(read, samples, chosen, place)
 
+    def expect(self, name: str, places: range) -> None:
+        """Tell the reader which samples come next."""
+        samples = self.samples(self.shares[name].task.needs(self.layout))
+        chosen = sample_indices(len(samples), self.seed, places.start, len(places))
+        self.reader.expect(samples[n] for n in chosen)
+
     def samples(self, needs: Iterable[str]) -> range | np.ndarray:
         """Samples that have every one of these streams. Raises ValueError where none has."""
         found = self._having(needs)

@@ -65,6 +65,9 @@ class Files(ABC):
     def stream(self, name: str) -> BinaryIO:
         """The file, to be read once from its start to its end."""
 
+    def expect(self, name: str, start: int, length: int) -> None:  # noqa: B027 - only local files can
+        """Be told what is read next."""
+
     def plan(self, total: int) -> None:  # noqa: B027 - only remote files care
         """Be told how many bytes the shards have in all, before any is read."""
 
@@ -96,14 +99,23 @@ class LocalFiles(Files):
             self._forget(name)
             return self.patience.ask(self.where(name), lambda: self._pread(name, start, length), limited=False)
 
-    def _pread(self, name: str, start: int, length: int) -> np.ndarray:
+    def expect(self, name: str, start: int, length: int) -> None:
+        try:
+            os.posix_fadvise(self._descriptor(name), start, length, os.POSIX_FADV_WILLNEED)
+        except (OSError, AttributeError):  # reading it will say; not every system has it
+            return
+
+    def _descriptor(self, name: str) -> int:
         if name not in self._open:
             while len(self._open) >= MAX_OPEN:
                 os.close(self._open.pop(next(iter(self._open))))
             self._open[name] = os.open(self.folder / name, os.O_RDONLY)
-        content, got = np.empty(length, np.uint8), 0
+        return self._open[name]
+
+    def _pread(self, name: str, start: int, length: int) -> np.ndarray:
+        descriptor, content, got = self._descriptor(name), np.empty(length, np.uint8), 0
         while got < length:
-            more = os.preadv(self._open[name], [content[got:] if got else content], start + got)
+            more = os.preadv(descriptor, [content[got:] if got else content], start + got)
             if not more:
                 return content[:got]
             got += more

@@ -10,7 +10,7 @@ import os
 import shutil
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -209,6 +209,13 @@ class ShardReader:
         if lacking:
             self._fault(shard, f"sample {key} lacks {' and '.join(lacking)}", "missing member")
         return record
+
+    def expect(self, indices: Iterable[int]) -> None:
+        """Be told which samples are read next, all of each: a disk then fetches them side by side, not one by one."""
+        for number, place in map(self._locate, indices):
+            with contextlib.suppress(ShardFault):  # reading it will say
+                first, stop = self._opened(number).span(place)
+                self._files.expect(self.manifest.shards[number].name, first, stop - first)
 
     def having(self, field: str) -> list[int]:
         """Samples that have a field, in order."""

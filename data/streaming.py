@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,9 @@ class StreamReader(ShardReader):
         url = sample["__url__"]
         said = f"{url}: none of {PASSED_OVER} samples has {' and '.join(needs)}"
         raise ShardFault(said, shard=url, reason="missing member")
+
+    def expect(self, indices: Iterable[int]) -> None:
+        """A stream comes as it comes."""
 
     def has(self, field: str) -> np.ndarray:
         """All of them, for all that is known before they pass."""

@@ -43,7 +43,9 @@ class Batches(Dataset):
         count = min(BATCH, len(self.reader) - start)
         if self.seed is None:
             return [self.reader[index] for index in range(start, start + count)]
-        return [self.reader[index] for index in sample_indices(len(self.reader), self.seed, start, count)]
+        indices = sample_indices(len(self.reader), self.seed, start, count)
+        self.reader.expect(indices)  # as the schedules of training do
+        return [self.reader[index] for index in indices]
 
 
 def paths(reader: ShardReader) -> list[Path]:

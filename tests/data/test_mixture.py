@@ -313,6 +313,9 @@ class BigLattice:
     def sources(self):
         return self.reader.sources()
 
+    def expect(self, indices):
+        self.reader.expect(indices)
+
     def read(self, index, fields=None, needs=()):
         record = self.reader.read(index, fields, needs)
         grids = {name: np.zeros((5, 8, 8), np.int64) for name in record if name not in ("__key__", "json", "audio")}
