@@ -4,7 +4,7 @@
 
 Every contestant reads whole samples; all but `tarfile` decode them to arrays. Cold: the tars are dropped from the page
 cache before (posix_fadvise). Workers hand over batches of 32. The contestants take turns within a round, and the ratio to
-`tarfile` is that of one round; the table shows the median round. Last, the process's memory at the start and at the end of
+`tarfile` is that of one round; the table shows the median round. First, the process's memory at the start and at the end of
 many shuffled passes. `tarfile` reads in one process whatever the workers of the others. On a machine that others use, too,
 CPU seconds (workers included) say more than seconds.
 """
@@ -203,14 +203,14 @@ def main() -> None:
     megabytes = sum(shard.bytes for shard in reader.manifest.shards) / 1e6 / len(reader)
     next(iter(reader))  # indexes are made once, not by each contestant
     list(reader.having("json"))
+    memory = long_run(reader, a.long)
+    print(f"memory over {memory['samples']} samples: {memory['start_mib']:.1f} MiB at the start, {memory['end_mib']:.1f} "
+          f"at the end, {memory['most_mib']:.1f} at most")  # fmt: skip
     results = []
     for cache, workers in itertools.product(("warm", "cold"), a.workers):
         found = rounds(reader, cache == "cold", workers, a.rounds, a.samples)
         results.append({"cache": cache, "workers": workers, "contestants": found})
         print(table(results[-1:], megabytes), flush=True)
-    memory = long_run(reader, a.long)
-    print(f"memory over {memory['samples']} samples: {memory['start_mib']:.1f} MiB at the start, {memory['end_mib']:.1f} "
-          f"at the end, {memory['most_mib']:.1f} at most")  # fmt: skip
     if a.out:
         a.out.parent.mkdir(parents=True, exist_ok=True)
         facts = {"shards": str(a.shards), "samples": len(reader), "megabytes_per_sample": megabytes}
