@@ -91,6 +91,7 @@ def test_config_takes_a_step(path, world, world_tokens, tokens, shipped, text_mo
             "--data.init_args.validation_tokens=null",
             f"--data.init_args.tokenizers={{visual: {shipped}/visual.safetensors, audio: {shipped}/audio.safetensors}}",
             "--data.init_args.tokens_per_batch=200",
+            "--data.init_args.tokens_per_step=null",
             # Instead of an encoder that must be fetched, too.
             f"{LANGUAGE}.text_encoder={{class_path: videopoet.tokenizers.text.t5.TrainedT5, init_args: {text}}}",
         ],

@@ -60,6 +60,7 @@ def build(settings: dict, tokens: Path | None, model, world_size: int):
     """The mixture and a word on where its examples come from."""
     from videopoet.data.blank import BlankShards
     from videopoet.data.mixture import Mixture, layout_of
+    from videopoet.data.order import Deal
     from videopoet.data.schema import MANIFEST
     from videopoet.data.shards import ShardReader
     from videopoet.tasks.base import read_layout
@@ -78,5 +79,7 @@ def build(settings: dict, tokens: Path | None, model, world_size: int):
         reader = BlankShards(layout, settings["tasks"])
         source = f"blank examples: no token shards at {folder}"
     how = {"seed": 0, "tokens_per_batch": 8192, "drop_text": 0.1} | settings
-    shares = how.pop("tasks")
-    return Mixture(reader, layout, tokenize, shares, world_size=world_size, **how), source
+    shares, each, parts = how.pop("tasks"), how.pop("tokens_per_batch"), how.pop("parts", 64)
+    whole = how.pop("tokens_per_step", None)
+    how["deal"] = Deal(parts=parts if whole else world_size, world_size=world_size)
+    return Mixture(reader, layout, tokenize, shares, tokens_per_step=whole or each * world_size, **how), source

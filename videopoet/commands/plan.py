@@ -78,9 +78,9 @@ def make(config: dict, a: argparse.Namespace):
     )
     plan = p.Plan(
         machine=machine, gpus=a.gpus, precision=precision, accumulate=accumulate, utilisation=a.utilisation,
-        tokens_per_batch=mixture.tokens_per_batch, parameters=p.count_parameters(model), lengths=mixture.lengths,
+        tokens_per_batch=mixture.tokens_per_step, parameters=p.count_parameters(model), lengths=mixture.lengths,
         measured_on=task, work=work, rows=rows, configured=configured,
-        advice=p.advise(rows, configured, mixture.tokens_per_batch, max(mixture.lengths.values())),
+        advice=p.advise(rows, configured, mixture.tokens_per_step, max(mixture.lengths.values())),
     )  # fmt: skip
     return plan, dev_run(model, found, precision) if a.fast_dev_run else {}
 

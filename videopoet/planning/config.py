@@ -103,7 +103,7 @@ def mixture_settings(config: dict) -> dict:
         parser.add_argument(f"--{name}", type=kind | None)
     built = {name: said[name] for name in ("tasks", *behaviours) if name in said}
     values = vars(parser.instantiate_classes(parser.parse_object(built)))
-    plain = ("tokens", "tokens_per_batch", "drop_text", "first_steps", "seed")
+    plain = ("tokens", "tokens_per_batch", "tokens_per_step", "parts", "drop_text", "first_steps", "seed")
     return {name: said[name] for name in plain if name in said} | {n: values[n] for n in ("tasks", *behaviours)}
 
 
@@ -194,7 +194,9 @@ def build_mixture(config: dict, model: TokenLM, lattice: tuple[int, int, int] | 
     model.io.check(layout.vocabulary)
     full = Text(ids=torch.ones(length, dtype=torch.int64), shown=torch.ones(length, dtype=torch.bool))
     shares = settings.pop("tasks")
-    how = {"seed": 0, "tokens_per_batch": 8192, "drop_text": 0.1} | settings
+    how = {"seed": 0, "drop_text": 0.1, "tokens_per_batch": 8192} | settings
+    how["tokens_per_step"] = how.pop("tokens_per_batch")  # one rank, no accumulation: the batch is the step
+    how.pop("parts", None)
     return Mixture(BlankShards(layout, shares), layout, lambda prompts: [full] * len(prompts), shares, **how)
 
 
