@@ -21,11 +21,18 @@ class BlankShards:
     def __len__(self) -> int:
         return 1
 
-    def having(self, field: str) -> list[int]:
+    def has(self, field: str) -> np.ndarray:
         """All of them have it."""
-        return [0]
+        return np.ones(1, bool)
 
-    def read(self, index: int, fields: tuple[str, ...] | None = None) -> dict:
+    def expect(self, indices) -> None:
+        """Nothing is read."""
+
+    def sources(self) -> list[tuple[int, dict]]:
+        """Number and `source` of every sample."""
+        return [(0, self.read(0)["json"]["source"])]
+
+    def read(self, index: int, fields: tuple[str, ...] | None = None, needs: tuple[str, ...] = ()) -> dict:
         grid = np.zeros(self.layout.lattice, np.int64)
         sound = np.zeros((self.layout.audio_frames, self.layout.vocabulary.audio_levels), np.int64)
         said = {"captions": [CAPTION], "source": {"file": "class/file", "bounce": {"objects": [BLANK]}}}

@@ -1,19 +1,24 @@
 """Media shards -> batches of clips for training the tokenizers."""
 
+from dataclasses import replace
 from math import floor
 from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from videopoet.data.order import sample_indices
+from videopoet.data.faults import FailureBudget, Fault, Substitution
+from videopoet.data.order import Deal, Origin, sample_indices
+from videopoet.data.remote import Storage
 from videopoet.data.shards import ShardReader
-from videopoet.data.steps import StepDataModule
+from videopoet.data.steps import StepDataModule, StepSchedule
+from videopoet.data.streaming import Streaming
 from videopoet.data.transforms import audio_to_float, video_to_float
 from videopoet.tasks.audio_length import num_samples
 
+KINDS = ("clips", "images")  # orders of their own
 IMAGES_PER_CLIP = 4  # an image step takes this many times as many samples as a clip step
 
 
@@ -23,6 +28,7 @@ class ClipBatch(NamedTuple):
     video: Tensor  # float32 b c t h w in [-1, 1]; t = 1 in an image step; h = w = 0 where clips are sound alone
     audio: Tensor  # float32 b 1 s in [-1, 1], the sound of the same span; zeros where a clip has none
     step: int  # the step it was made for; lets the consumer say how far it got, whatever was prefetched
+    faults: tuple[Fault, ...] = ()  # samples that could not be read and have substitutes
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same batch on `device`."""
@@ -30,12 +36,12 @@ class ClipBatch(NamedTuple):
         return self._replace(video=video, audio=audio)
 
 
-class ClipSchedule(Dataset[ClipBatch]):
-    """`schedule[step]` is the batch of that step on this rank: a pure function of the arguments and the step.
+class ClipSchedule(StepSchedule):
+    """`schedule[turn]` is the batch of that turn on this rank: a pure function of the arguments and the turn.
 
-    Step i of R ranks with batch size b takes the global positions i*b*R .. (i+1)*b*R - 1 of the seeded order, rank r
-    the r-th run of b. With `image_batch_ratio` > 0 that share of the steps, evenly spread, is of images instead: the
-    first frames of 4 b samples, from an order of their own, so that both kinds go through all samples.
+    Step i takes the global positions i*s .. (i+1)*s - 1 of the seeded order, s being the samples of a step, which `deal`
+    shares out. With `image_batch_ratio` > 0 that share of the steps, evenly spread, is of images instead: the
+    first frames of 4 s samples, from an order of their own, so that both kinds go through all samples.
 
     The first `first_image_steps` steps are all of images, as a video tokenizer starts from an image tokenizer. Clips are
     cut to their first `num_frames` frames where that is given.
@@ -47,54 +53,84 @@ class ClipSchedule(Dataset[ClipBatch]):
         self,
         reader: ShardReader,
         *,
-        batch_size: int,
+        samples_per_step: int,
         seed: int = 0,
         image_batch_ratio: float = 0.0,
         first_image_steps: int = 0,
         num_frames: int | None = None,
-        world_size: int = 1,
-        rank: int = 0,
+        deal: Deal | None = None,
+        origin: Origin | None = None,
+        substitution: Substitution | None = None,
     ):
         if num_frames is not None and not 1 <= num_frames <= reader.manifest.frames:
             raise ValueError(f"num_frames is {num_frames}, the clips of {reader.folder} have {reader.manifest.frames}")
-        if batch_size < 1 or not 0 <= image_batch_ratio <= 1:
+        if samples_per_step < 1 or not 0 <= image_batch_ratio <= 1:
             raise ValueError(
-                f"batch_size must be positive and image_batch_ratio in [0, 1], not {batch_size} and {image_batch_ratio}"
+                "batch_size must be positive and image_batch_ratio in [0, 1], "
+                f"not {samples_per_step} and {image_batch_ratio}"
             )
         if not len(reader):
             raise ValueError(f"{reader.folder}: holds no samples")
         if not reader.manifest.has_video and (image_batch_ratio or first_image_steps):
             raise ValueError(f"{reader.folder}: holds sound alone, there are no images to train on")
         self.reader = reader
-        self.batch_size = batch_size
+        self.samples_per_step = samples_per_step
         self.seed = seed
         self.image_batch_ratio = image_batch_ratio
         self.first_image_steps = first_image_steps
         self.num_frames = num_frames
-        self.world_size = world_size
-        self.rank = rank
+        self.deal, self.origin = deal or Deal(), origin or Origin()
+        self.substitution = substitution or Substitution(None, seed)
 
     def __len__(self) -> int:
         """Clip steps in one pass over the samples."""
-        return max(1, len(self.reader) // (self.batch_size * self.world_size))
+        return max(1, len(self.reader) // self.samples_per_step)
 
     def is_image_step(self, step: int) -> bool:
         """Whether `step` takes first frames only."""
         return self._image_steps_before(step + 1) > self._image_steps_before(step)
 
-    def indices(self, step: int) -> list[int]:
-        """Samples of `step` on this rank."""
-        image_steps, image = self._image_steps_before(step), self.is_image_step(step)
-        nth = image_steps if image else step - image_steps  # how many of its kind came before
-        count = self.batch_size * (IMAGES_PER_CLIP if image else 1)
-        start = (nth * self.world_size + self.rank) * count
-        return sample_indices(len(self.reader), self.seed, start, count, stream=int(image))
+    def positions(self, step: int) -> dict[str, int]:
+        return {kind: self._position(kind, step) for kind in KINDS}
 
-    def __getitem__(self, step: int) -> ClipBatch:
-        image = self.is_image_step(step)
-        clips = [self._clip(index, 1 if image else self.num_frames) for index in self.indices(step)]
+    def samples_of(self, step: int) -> int:
+        return self.samples_per_step * (IMAGES_PER_CLIP if self.is_image_step(step) else 1)
+
+    def identity(self) -> str:
+        return f"{self.reader.identity}, seed {self.seed}"
+
+    def indices(self, turn: int) -> list[int]:
+        """Samples of `turn` on this rank."""
+        step, start, count = self._places(turn)
+        return sample_indices(len(self.reader), self.seed, start, count, stream=int(self.is_image_step(step)))
+
+    def build(self, turn: int) -> ClipBatch:
+        step, start, _ = self._places(turn)
+        frames = 1 if self.is_image_step(step) else self.num_frames
+        everything, indices = range(len(self.reader)), self.indices(turn)
+        self.reader.expect(indices)
+        clips = [
+            self.substitution.read(lambda index: self._clip(index, frames), everything, index, start + i)
+            for i, index in enumerate(indices)
+        ]
         videos, sounds = zip(*clips)
-        return ClipBatch(video=torch.stack(videos), audio=torch.stack(sounds), step=step)
+        faults = self.substitution.taken()
+        return ClipBatch(video=torch.stack(videos), audio=torch.stack(sounds), step=step, faults=faults)
+
+    def _places(self, turn: int) -> tuple[int, int, int]:
+        """Step, first place in the order of its kind, and samples of a turn."""
+        step, parts = self.deal(turn)
+        each = self.samples_of(step) // self.deal.parts
+        start = self._position(KINDS[self.is_image_step(step)], step) + parts.start * each
+        return step, start, len(parts) * each
+
+    def _position(self, kind: str, step: int) -> int:
+        def visits(step: int) -> int:
+            images = self._image_steps_before(step)
+            return images if kind == "images" else step - images
+
+        size = self.samples_per_step * (IMAGES_PER_CLIP if kind == "images" else 1)
+        return self.origin.position(kind, visits(step), visits(self.origin.step), size)
 
     def _image_steps_before(self, step: int) -> int:
         first = min(step, self.first_image_steps)
@@ -109,11 +145,10 @@ class ClipSchedule(Dataset[ClipBatch]):
             video = np.zeros(shape, np.uint8)
         if video is None or video.dtype != np.uint8 or video.shape != shape:
             found = "none" if video is None else f"{video.dtype} {video.shape}"
-            raise ValueError(f"{self.reader.where(index)}.video.npy: expected uint8 {shape}, found {found}")
+            self.reader.fault(index, f"{self.reader.where(index)}.video.npy: expected uint8 {shape}, found {found}")
         if audio is not None and (audio.dtype != np.int16 or audio.ndim != 1):
-            raise ValueError(
-                f"{self.reader.where(index)}.audio.npy: expected int16 (s,), found {audio.dtype} {audio.shape}"
-            )
+            found = f"{audio.dtype} {audio.shape}"
+            self.reader.fault(index, f"{self.reader.where(index)}.audio.npy: expected int16 (s,), found {found}")
         video = video[:num_frames]
         sound = torch.zeros(1, num_samples(len(video), manifest.fps, manifest.sample_rate))
         if audio is not None:
@@ -130,7 +165,10 @@ class ClipDataModule(StepDataModule):
 
     Args:
         shards: folder of media shards to train on.
-        batch_size: clips per step and rank.
+        batch_size: clips of a batch, which a rank trains on at a time; at most, where a step's are given.
+        samples_per_step: clips that the optimizer steps on, of all ranks and turns of accumulation, which must divide it;
+            a run with another number of either goes on exactly where it stopped. Without it a step is as many batches as
+            there are ranks and turns.
         image_batch_ratio: share of the steps that train on images, the first frames of 4 times as many clips.
         first_image_steps: steps at the start that train on images only.
         num_frames: take the first so many frames of every clip, e.g. 16 of 17 for a tokenizer of whole windows.
@@ -138,6 +176,9 @@ class ClipDataModule(StepDataModule):
         num_validation_batches: at most this many batches a validation, the same ones every time.
         seed: of the order.
         num_workers: processes that read; 0 reads in the training process.
+        failures: how many clips that cannot be read may be left out.
+        storage: how shards are read that lie behind a URL.
+        streaming: train on the shards as a stream instead, whose resume is statistical.
     """
 
     def __init__(
@@ -151,8 +192,14 @@ class ClipDataModule(StepDataModule):
         num_validation_batches: int = 4,
         seed: int = 0,
         num_workers: int = 1,
+        samples_per_step: int | None = None,
+        failures: FailureBudget | None = None,
+        storage: Storage | None = None,
+        streaming: Streaming | None = None,
     ):
         super().__init__()
+        self.samples_per_step = samples_per_step
+        self.failures, self.storage, self.streaming = failures, storage, streaming
         self.shards = shards
         self.batch_size = batch_size
         self.image_batch_ratio = image_batch_ratio
@@ -168,10 +215,10 @@ class ClipDataModule(StepDataModule):
     def setup(self, stage: str) -> None:
         """Open the shards; ValueError if they are not there or damaged."""
         if stage == "fit":
-            self._train = ShardReader(self.shards, kind="media")
-            self.next_step = 0
+            self._train = self.open_shards(self.shards, "media", self.streaming)
+            self.restart()
         if self.validation_shards is not None:
-            self._validation = ShardReader(self.validation_shards, kind="media")
+            self._validation = self.open_shards(self.validation_shards, "media")
 
     @property
     def sample_rate(self) -> int:
@@ -185,26 +232,30 @@ class ClipDataModule(StepDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the first step not trained yet."""
-        schedule = self._schedule(self._train, self.image_batch_ratio, self.first_image_steps)
+        schedule = self._schedule(self._train, training=True)
         return self.train_loader(schedule, len(schedule))
 
     def val_dataloader(self) -> DataLoader | list:
         """The same clips every time."""
         if self._validation is None:
             return []
-        schedule = self._schedule(self._validation, 0.0)
+        schedule = self._schedule(self._validation, training=False)
         length = min(self.num_validation_batches, len(schedule))
         return self.validation_loader(schedule, list(range(length)))
 
-    def _schedule(self, reader: ShardReader, image_batch_ratio: float, first_image_steps: int = 0) -> ClipSchedule:
-        world_size, rank = self.ranks()
+    def _schedule(self, reader: ShardReader, *, training: bool) -> ClipSchedule:
+        samples, deal = self.share(self.samples_per_step, self.batch_size, "clips", self.samples_per_step)
+        how = {"image_batch_ratio": self.image_batch_ratio, "first_image_steps": self.first_image_steps,
+               "origin": self.origin}  # fmt: skip
+        if not training:
+            samples, deal = self.batch_size * deal.world_size, replace(deal, accumulation=1, parts=deal.world_size)
+            how = {}
         return ClipSchedule(
             reader,
-            batch_size=self.batch_size,
+            samples_per_step=samples,
             seed=self.seed,
-            image_batch_ratio=image_batch_ratio,
-            first_image_steps=first_image_steps,
             num_frames=self.num_frames,
-            world_size=world_size,
-            rank=rank,
+            deal=deal,
+            substitution=self.substitution(self.seed, training),
+            **how,
         )

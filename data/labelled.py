@@ -8,12 +8,13 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from videopoet.data.order import sample_indices
+from videopoet.data.faults import Fault, Substitution
+from videopoet.data.order import Deal, Origin, sample_indices
 from videopoet.data.schema import Manifest, MediaManifest
 from videopoet.data.shards import ShardReader
-from videopoet.data.steps import StepDataModule
+from videopoet.data.steps import StepDataModule, StepSchedule
 from videopoet.data.transforms import video_to_float
 
 
@@ -74,6 +75,7 @@ class LabelledBatch(NamedTuple):
     inputs: Tensor  # float (b, 3, t, h, w) in [-1, 1] of media shards, codes int64 (b, t, h, w) of token shards
     classes: Tensor  # int64 (b,)
     step: int
+    faults: tuple[Fault, ...] = ()  # samples that could not be read and have substitutes
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same batch on `device`."""
@@ -85,9 +87,8 @@ class LabelledSamples:
     """The samples of a shard folder that have a label. Raises ValueError where none has."""
 
     def __init__(self, shards: str, label: Label):
-        self.reader = ShardReader(shards)
-        sources = (self.reader.read(i, fields=("json",))["json"].get("source", {}) for i in range(len(self.reader)))
-        labels = {index: name for index, source in enumerate(sources) if (name := label(source)) is not None}
+        self.reader = ShardReader(shards, tolerant=True)
+        labels = {index: name for index, source in self.reader.sources() if (name := label(source)) is not None}
         if not labels:
             raise ValueError(
                 f"{shards}: none of {len(self.reader)} samples has a class by {label}; choose another label"
@@ -109,12 +110,14 @@ class LabelledSamples:
     def inputs(self, index: int) -> Tensor:
         """Pixels or codes of the sample at `index` of the shards."""
         if isinstance(self.manifest, MediaManifest):
-            return video_to_float(self.reader.read(index, fields=("video",))["video"])
-        return torch.from_numpy(self.reader.read(index, fields=("visual",))["visual"].astype("int64"))
+            return video_to_float(self.reader.read(index, fields=("video",), needs=("video",))["video"])
+        return torch.from_numpy(
+            self.reader.read(index, fields=("visual",), needs=("visual",))["visual"].astype("int64")
+        )
 
 
-class LabelledSchedule(Dataset[LabelledBatch]):
-    """`schedule[step]`: with a seed an endless seeded order, as in `ClipSchedule`; without, every sample once, in order.
+class LabelledSchedule(StepSchedule):
+    """`schedule[turn]`: with a seed an endless seeded order, as in `ClipSchedule`; without, every sample once, in order.
 
     classes: names in the order of their numbers. Raises ValueError for a sample of another class.
     """
@@ -126,33 +129,50 @@ class LabelledSchedule(Dataset[LabelledBatch]):
         *,
         batch_size: int,
         seed: int | None,
-        world_size: int = 1,
-        rank: int = 0,
+        deal: Deal | None = None,
+        origin: Origin | None = None,
+        substitution: Substitution | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, must be at least 1")
         if unknown := sorted(set(samples.names()) - set(classes)):
             raise ValueError(f"{samples.reader.folder} has classes that training does not have: {', '.join(unknown)}")
         self.samples, self.seed, self.batch_size = samples, seed, batch_size
-        self.world_size, self.rank = world_size, rank
+        self.reader = samples.reader
+        self.deal, self.origin = deal or Deal(), origin or Origin()
+        self.substitution = substitution or Substitution(None, seed or 0)
         self.items = [(index, classes.index(name)) for index, name in samples.labels.items()]
 
     def __len__(self) -> int:
         """Steps in one pass, a last short batch included where there is no seed."""
         if self.seed is None:
             return -(-len(self.items) // self.batch_size)
-        return max(1, len(self.items) // (self.batch_size * self.world_size))
+        return max(1, len(self.items) // self.samples_of(0))
 
-    def __getitem__(self, step: int) -> LabelledBatch:
-        start = step * self.batch_size
+    def positions(self, step: int) -> dict[str, int]:
+        return {"samples": self.origin.position("samples", step, self.origin.step, self.samples_of(step))}
+
+    def samples_of(self, step: int) -> int:
+        return self.batch_size * self.deal.parts
+
+    def identity(self) -> str:
+        return f"{self.samples.reader.identity}, seed {self.seed}, {len(self.items)} samples"
+
+    def build(self, turn: int) -> LabelledBatch:
+        step, parts = self.deal(turn)
+        start, size = self.positions(step)["samples"] + parts.start * self.batch_size, self.batch_size * len(parts)
         if self.seed is None:
-            chosen = self.items[start : start + self.batch_size]
+            chosen = range(start, min(start + size, len(self.items)))
         else:
-            start = start * self.world_size + self.rank * self.batch_size
-            places = sample_indices(len(self.items), self.seed, start, self.batch_size)
-            chosen = [self.items[place] for place in places]
-        inputs = torch.stack([self.samples.inputs(index) for index, _ in chosen])
-        return LabelledBatch(inputs=inputs, classes=torch.tensor([number for _, number in chosen]), step=step)
+            chosen = sample_indices(len(self.items), self.seed, start, size)
+
+        def read(item: tuple[int, int]) -> tuple[Tensor, int]:
+            return self.samples.inputs(item[0]), item[1]
+
+        read_all = [self.substitution.read(read, self.items, n, start + i) for i, n in enumerate(chosen)]
+        inputs, classes = zip(*read_all)
+        faults = self.substitution.taken()
+        return LabelledBatch(inputs=torch.stack(inputs), classes=torch.tensor(classes), step=step, faults=faults)
 
 
 class LabelledDataModule(StepDataModule):
@@ -192,15 +212,15 @@ class LabelledDataModule(StepDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the first step not trained yet."""
-        world_size, rank = self.ranks()
-        schedule = LabelledSchedule(
-            self.train, self.classes, batch_size=self.batch_size, seed=self.seed, world_size=world_size, rank=rank
-        )
+        _, deal = self.share(None, self.batch_size, "samples", None)
+        how = {"deal": deal, "origin": self.origin, "substitution": self.substitution(self.seed, training=True)}
+        schedule = LabelledSchedule(self.train, self.classes, batch_size=self.batch_size, seed=self.seed, **how)
         return self.train_loader(schedule, len(schedule))
 
     def val_dataloader(self) -> DataLoader | list:
         """Every validation sample once."""
         if self.validation is None:
             return []
-        schedule = LabelledSchedule(self.validation, self.classes, batch_size=self.batch_size, seed=None)
+        how = {"seed": None, "substitution": self.substitution(0, training=False)}
+        schedule = LabelledSchedule(self.validation, self.classes, batch_size=self.batch_size, **how)
         return self.validation_loader(schedule, list(range(len(schedule))))

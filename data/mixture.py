@@ -2,51 +2,76 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from videopoet.component import read_fingerprint
 from videopoet.data.batching import Batching, OneLength
+from videopoet.data.faults import FailureBudget, Substitution
 from videopoet.data.labelled import Label
-from videopoet.data.order import sample_indices
+from videopoet.data.order import Deal, Origin, sample_indices
+from videopoet.data.remote import Storage
 from videopoet.data.schedule import CYCLE, ByTokens, Schedule, Share, Weighing
 from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardReader
-from videopoet.data.steps import StepDataModule
+from videopoet.data.steps import StepDataModule, StepSchedule
+from videopoet.data.streaming import Streaming
 from videopoet.sequence import Batch, Sequence
 from videopoet.tasks.audio_order import AudioOrder, LevelMajor
 from videopoet.tasks.base import OWN, Example, Layout, Text
 from videopoet.vocabulary import Vocabulary
 
 
-class Mixture(Dataset):
-    """Batches indexed by step, a pure function of the seed, the step and the rank.
+class Mixture(StepSchedule):
+    """Batches indexed by turn, a pure function of the seed and the turn: what a step is made of depends on neither the
+    ranks nor the accumulation that share it.
 
     tokenize: prompts -> text tokens. weigh: what weights are shares of. batching: how samples become a batch.
+    tokens_per_step: of all ranks. deal: how they share it out. origin: where orders are counted from.
+    substitution: what is done about samples that cannot be read; they are errors unless said otherwise.
     drop_text: share of samples whose text is emptied, for classifier-free guidance.
     label: says the class of a sample; without it tasks that read one are left out, as are all tasks that read a stream
     which the shards lack.
     """
 
     def __init__(self, reader: ShardReader, layout: Layout, tokenize: Callable[[list[str]], list[Text]],
-                 shares: dict[str, Share], *, seed: int, tokens_per_batch: int, drop_text: float, first_steps: int = 0,
+                 shares: dict[str, Share], *, seed: int, tokens_per_step: int, drop_text: float, first_steps: int = 0,
                  weigh: Weighing | None = None, batching: Batching | None = None, label: Label | None = None,
-                 world_size: int = 1, rank: int = 0):  # fmt: skip
+                 deal: Deal | None = None, origin: Origin | None = None,
+                 substitution: Substitution | None = None):  # fmt: skip
         self.reader, self.layout, self.tokenize, self.label = reader, layout, tokenize, label
-        self.seed, self.tokens_per_batch, self.drop_text = seed, tokens_per_batch, drop_text
-        self.world_size, self.rank = world_size, rank
+        self.seed, self.tokens_per_step, self.drop_text = seed, tokens_per_step, drop_text
+        self.deal, self.origin = deal or Deal(), origin or Origin()
+        self.substitution = substitution or Substitution(None, seed)
         self.shares = self._possible(shares)
         self.batching = OneLength() if batching is None else batching
-        sizes = self.batching.sizes(self.lengths, tokens_per_batch)
+        sizes = self.batching.sizes(self.lengths, tokens_per_step, self.deal.parts)
         self.batch_sizes = {name: samples for name, (samples, _) in sizes.items()}  # samples per place of each task
         first = self.batching.first_places(first_steps, self)
         self.schedule = Schedule(self.shares, seed, first, ByTokens() if weigh is None else weigh, sizes)
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.batching.batch(self, step)
+    def build(self, turn: int) -> Batch:
+        return replace(self.batching.batch(self, turn), faults=self.substitution.taken())
+
+    def positions(self, step: int) -> dict[str, int]:
+        return self.batching.positions(self, step)
+
+    def samples_of(self, step: int) -> int:
+        return self.batching.samples_of(self, step)
+
+    def identity(self) -> str:
+        numbers = {name: len(self._having(share.task.needs(self.layout))) for name, share in self.shares.items()}
+        return f"{self.reader.identity}, seed {self.seed}, " + ", ".join(f"{n} {name}" for name, n in numbers.items())
+
+    @cached_property
+    def visits_at_origin(self) -> dict[str, int]:
+        """Places of each task before the origin."""
+        return self.schedule.before(self.origin.step)
 
     def _possible(self, shares: dict[str, Share]) -> dict[str, Share]:
         """The tasks whose streams there are; names the others in a warning. Raises ValueError where none is left."""
@@ -77,36 +102,56 @@ class Mixture(Dataset):
         """The sequence of a task at a place of its own endless order, the same on any rank and any number of ranks."""
         task = self.shares[name].task
         samples = self.samples(task.needs(self.layout))
-        index = samples[sample_indices(len(samples), self.seed, place, 1)[0]]
-        rng = np.random.default_rng((self.seed, place, *name.encode()))
-        return Sequence.of(task.segments(self.example(index, rng, task.needs(self.layout)), self.layout))
 
-    def samples(self, needs: Iterable[str]) -> range | list[int]:
+        def read(index: int) -> Sequence:
+            rng = np.random.default_rng((self.seed, place, *name.encode()))
+            return Sequence.of(task.segments(self.example(index, rng, task.needs(self.layout)), self.layout))
+
+        chosen = sample_indices(len(samples), self.seed, place, 1)[0]
+        return self.substitution.read(read, samples, chosen, place)
+
+    def expect(self, name: str, places: range) -> None:
+        """Tell the reader which samples come next."""
+        samples = self.samples(self.shares[name].task.needs(self.layout))
+        chosen = sample_indices(len(samples), self.seed, places.start, len(places))
+        self.reader.expect(samples[n] for n in chosen)
+
+    def samples(self, needs: Iterable[str]) -> range | np.ndarray:
         """Samples that have every one of these streams. Raises ValueError where none has."""
+        found = self._having(needs)
+        if not len(found):
+            lacking = " and ".join(sorted(set(needs) - {"text", "video"}))
+            raise ValueError(f"no sample of {self.reader.folder} has {lacking}")
+        return found
+
+    def _having(self, needs: Iterable[str]) -> range | np.ndarray:
         key = frozenset(needs) - {"text", "video"}
         if key not in self._samples:
-            found = set(range(len(self.reader)))
+            found = np.ones(len(self.reader), bool)
             for name in key:
-                found &= set(self.labels if name == "label" else self.reader.having(name))
-            if not found:
-                raise ValueError(f"no sample of {self.reader.folder} has {' and '.join(sorted(key))}")
-            self._samples[key] = sorted(found)
+                found &= self._labelled if name == "label" else self.reader.has(name)
+            self._samples[key] = range(len(found)) if found.all() else np.flatnonzero(found)
         return self._samples[key]
 
     @cached_property
-    def _samples(self) -> dict[frozenset[str], range | list[int]]:
+    def _samples(self) -> dict[frozenset[str], range | np.ndarray]:
         return {frozenset(): range(len(self.reader))}
 
     @cached_property
     def labels(self) -> dict[int, str]:
         """The class of every sample that has one."""
-        sources = (self.reader.read(i, fields=("json",))["json"].get("source", {}) for i in range(len(self.reader)))
-        return {i: name for i, source in enumerate(sources) if (name := self.label(source)) is not None}
+        return {i: name for i, source in self.reader.sources() if (name := self.label(source)) is not None}
+
+    @property
+    def _labelled(self) -> np.ndarray:
+        found = np.zeros(len(self.reader), bool)
+        found[list(self.labels)] = True
+        return found
 
     def example(self, index: int, rng: np.random.Generator, needs: Iterable[str] = ("text",)) -> Example:
         """Sample `index` with what is needed of it and one of its captions, or none; all that is drawn is from `rng`."""
         streams = [name for name in needs if name not in OWN]
-        record = self.reader.read(index, fields=("json", "visual", "audio", *streams))
+        record = self._codes(index, ("visual", *streams), "audio" in needs)
         captions = record["json"]["captions"] or [""]
         caption = captions[int(rng.integers(len(captions)))]
         kept, audio = rng.random() >= self.drop_text, record.get("audio")
@@ -115,14 +160,32 @@ class Mixture(Dataset):
             seed=int(rng.integers(2**62)),
             text=self.tokenize([caption if kept else ""])[0],
             label=self.tokenize([self.labels[index] if kept else ""])[0] if "label" in needs else None,
-            video=_codes(record["visual"]),
-            audio=None if audio is None else _codes(audio),
-            streams={name: _codes(record[name]) for name in streams},
+            video=record["visual"],
+            audio=audio,
+            streams={name: record[name] for name in streams},
         )
 
-
-def _codes(stored: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(stored.astype(np.int64))
+    def _codes(self, index: int, grids: tuple[str, ...], sounding: bool) -> dict[str, Any]:
+        """Key, JSON and int64 codes of a sample. Raises ShardFault where they are not as the layout says."""
+        needs = ("json", *grids, "audio") if sounding else ("json", *grids)
+        record, layout = self.reader.read(index, fields=("json", "audio", *grids), needs=needs), self.layout
+        vocabulary = layout.vocabulary
+        sound = ((layout.audio_frames, vocabulary.audio_levels), vocabulary.audio_codes)
+        expected = {name: (tuple(layout.lattice), vocabulary.visual_size) for name in grids}
+        for name in (*grids, "audio"):
+            if name not in record:
+                continue
+            (shape, size), codes = expected.get(name, sound), record[name]
+            silent = name == "audio" and not layout.audio_frames  # then nobody reads it
+            fits = codes.shape == shape and codes.dtype.kind in "iu" and not (codes.size and int(codes.max()) >= size)
+            if not (fits or silent):
+                self.reader.fault(
+                    index,
+                    f"{self.reader.where(index)}.{name}.npy: expected codes below {size} of shape {shape}, found "
+                    f"{codes.dtype} {codes.shape} up to {codes.max() if codes.size else 'none'}",
+                )
+            record[name] = torch.from_numpy(codes.astype(np.int64))
+        return record
 
 
 def layout_of(manifest: TokenManifest, text_length: int, audio_order: AudioOrder | None = None) -> Layout:
@@ -161,7 +224,13 @@ class MixtureDataModule(StepDataModule):
     weigh: what weights are shares of, tokens unless said otherwise.
     batching: one task and length per step, unless said otherwise.
     first_steps: steps of the first stage, in which tasks have their `first_weight`.
-    tokens_per_batch: tokens per rank and step.
+    tokens_per_batch: tokens of a batch, which a rank trains on at a time; at most, where a step's are given.
+    tokens_per_step: tokens that the optimizer steps on, of all ranks and turns of accumulation; a run with another number
+        of either goes on exactly where it stopped. Without it a step is as many batches as there are ranks and turns.
+    parts: equal parts that a step is made of and dealt out in; ranks x accumulation must divide it.
+    failures: how many samples that cannot be read may be left out.
+    storage: how shards are read that lie behind a URL.
+    streaming: train on the shards as a stream instead, whose resume is statistical.
     label: where the class of a sample comes from, for the tasks that read one.
     audio_order: in which order the codes of a sound are written; level-major where not given.
     """
@@ -184,8 +253,15 @@ class MixtureDataModule(StepDataModule):
         batching: Batching | None = None,
         label: Label | None = None,
         audio_order: AudioOrder | None = None,
+        tokens_per_step: int | None = None,
+        parts: int = 64,
+        failures: FailureBudget | None = None,
+        storage: Storage | None = None,
+        streaming: Streaming | None = None,
     ):
         super().__init__()
+        self.tokens_per_step, self.parts = tokens_per_step, parts
+        self.failures, self.storage, self.streaming = failures, storage, streaming
         self.weigh, self.batching, self.label, self.audio_order = weigh, batching, label, audio_order
         self.tokens, self.validation_tokens, self.shares = tokens, validation_tokens, tasks
         self.first_steps = first_steps
@@ -195,53 +271,50 @@ class MixtureDataModule(StepDataModule):
 
     def metadata(self) -> dict:
         """What must travel with a model trained on this: layout, tasks, streams, fingerprints and the clip's geometry."""
-        manifest = self._reader(self.tokens).manifest
+        mixture = self._mixture(self.tokens, self.tokens_per_batch)
+        manifest, layout = mixture.reader.manifest, mixture.layout
         geometry = {k: getattr(manifest, k) for k in ("frames", "fps", "height", "width", "sample_rate")}
-        counts = self._mixture(self.tokens, 0.0, 1, 0, 0).schedule.counts
-        tasks = {name: self.shares[name].task.spec() for name, count in counts.items() if count}
-        layout = self._layout(manifest)
+        tasks = {name: self.shares[name].task.spec() for name, count in mixture.schedule.counts.items() if count}
         read = {name for task in tasks for name in self.shares[task].task.reads(layout)}
         streams = {name: spec for name, spec in manifest.streams.items() if name in read}
         facts = {"layout": layout.facts(), "tasks": tasks, "streams": streams}
         return facts | {"fingerprints": dict(manifest.fingerprints), **geometry}
 
     def train_dataloader(self) -> DataLoader:
-        return self.train_loader(self._mixture(self.tokens, self.drop_text, *self.ranks(), self.first_steps))
+        tokens, deal = self.share(self.tokens_per_step, self.tokens_per_batch, "tokens", self.parts)
+        how = {"drop_text": self.drop_text, "first_steps": self.first_steps, "deal": deal, "origin": self.origin}
+        how["substitution"] = self.substitution(self.seed, training=True)
+        mixture = self._mixture(self.tokens, tokens, self.streaming, **how)
+        longest = max(mixture.lengths, key=mixture.lengths.__getitem__)
+        if self.tokens_per_step and mixture.lengths[longest] > tokens / deal.parts:
+            raise ValueError(
+                f"a step of {tokens} tokens in {deal.parts} parts has {tokens // deal.parts} a part, {longest} "
+                f"{mixture.lengths[longest]} a sequence: set fewer parts or more tokens_per_step"
+            )
+        return self.train_loader(mixture)
 
     def val_dataloader(self) -> DataLoader | list:
         if self.validation_tokens is None:
             return []
-        mixture = self._mixture(self.validation_tokens, 0.0, 1, 0, 0, OneLength())
+        how = {"batching": OneLength(), "substitution": self.substitution(self.seed, training=False)}
+        mixture = self._mixture(self.validation_tokens, self.tokens_per_batch, **how)
         firsts: dict[str, list[int]] = {}
         for step in range(CYCLE):
             firsts.setdefault(mixture.schedule(step)[0], []).append(step)
         steps = [step for each in firsts.values() for step in each[: self.num_validation_batches]]
         return self.validation_loader(mixture, steps)
 
-    def _mixture(self, folder: str, drop_text: float, world_size: int, rank: int, first_steps: int,
-                 batching: Batching | None = None) -> Mixture:  # fmt: skip
-        reader = self._reader(folder)
-        return Mixture(
-            reader,
-            self._layout(reader.manifest),
-            self.tokenize,
-            self.shares,
-            seed=self.seed,
-            tokens_per_batch=self.tokens_per_batch,
-            drop_text=drop_text,
-            first_steps=first_steps,
-            weigh=self.weigh,
-            batching=self.batching if batching is None else batching,
-            label=self.label,
-            world_size=world_size,
-            rank=rank,
-        )
+    def _mixture(self, folder: str, tokens_per_step: int, streaming: Streaming | None = None, **how) -> Mixture:
+        reader = self._reader(folder, streaming)
+        settings = {"weigh": self.weigh, "batching": self.batching, "label": self.label, "drop_text": 0.0} | how
+        return Mixture(reader, self._layout(reader.manifest), self.tokenize, self.shares, seed=self.seed,
+                       tokens_per_step=tokens_per_step, **settings)  # fmt: skip
 
     def _layout(self, manifest: TokenManifest) -> Layout:
         return layout_of(manifest, len(self.tokenize([""])[0].ids), self.audio_order)
 
-    def _reader(self, folder: str) -> ShardReader:
-        reader = ShardReader(folder, "tokens")
+    def _reader(self, folder: str, streaming: Streaming | None) -> ShardReader:
+        reader = self.open_shards(folder, "tokens", streaming)
         for name, made_by in reader.manifest.fingerprints.items():
             if self.fingerprints.get(name) != made_by:
                 raise ValueError(

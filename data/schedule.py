@@ -2,6 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
 
 from videopoet.tasks.base import Task
@@ -80,14 +81,24 @@ class Schedule:
             self.first_counts = counts(firsts) if any(firsts.values()) else self.counts
 
     def __call__(self, place: int) -> tuple[str, int]:
+        order, within = self._order(place)
+        name = order[within]
+        return name, self.before(place)[name]
+
+    def before(self, place: int) -> dict[str, int]:
+        """How many places each task had before this one."""
+        (order, within), cycle = self._order(place), place // CYCLE
+        first, later = min(cycle, self.first_cycles), max(0, cycle - self.first_cycles)
+        begun = Counter(order[:within])
+        return {name: first * self.first_counts[name] + later * self.counts[name] + begun[name] for name in self.counts}
+
+    def _order(self, place: int) -> tuple[list[str], int]:
+        """The tasks of the cycle of a place in their order, and where in it the place is."""
         cycle, within = divmod(place, CYCLE)
         counts = self.counts if cycle >= self.first_cycles else self.first_counts
         order = [name for name, count in counts.items() for _ in range(count)]
         random.Random(self.seed * 1_000_003 + cycle).shuffle(order)
-        name = order[within]
-        before = min(cycle, self.first_cycles) * self.first_counts[name]
-        before += max(0, cycle - self.first_cycles) * self.counts[name]
-        return name, before + order[:within].count(name)
+        return order, within
 
 
 def _places_per_cycle(weights: dict[str, float]) -> dict[str, int]:

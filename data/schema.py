@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from videopoet.data.remote import Files, Storage
+
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
@@ -102,14 +104,16 @@ class TokenManifest(Manifest):
 KINDS: dict[str, type[Manifest]] = {cls.kind: cls for cls in (MediaManifest, TokenManifest)}
 
 
-def read_manifest(folder: str | os.PathLike, kind: str | None = None) -> Manifest:
-    """Manifest of a shard folder; ValueError if there is none, or if it is of another kind or a newer schema."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        why = f"no {MANIFEST} in it" if Path(folder).is_dir() else "no such folder"
+def read_manifest(folder: str | os.PathLike, kind: str | None = None, files: Files | None = None) -> Manifest:
+    """Manifest of a shard folder or URL; ValueError if there is none, or if it is of another kind or a newer schema."""
+    files = Storage().open(folder) if files is None else files
+    path, content = files.where(MANIFEST), files.read(MANIFEST)
+    if content is None:
+        there = "://" in os.fspath(folder) or Path(folder).is_dir()
+        why = f"no {MANIFEST} in it" if there else "no such folder"
         raise ValueError(f"{folder}: not a shard folder ({why}); build one with `videopoet shards build`")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(content)
         found, version = raw.pop("kind"), raw["schema_version"]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: not a manifest of shards ({type(error).__name__}: {error})") from error
@@ -120,11 +124,14 @@ def read_manifest(folder: str | os.PathLike, kind: str | None = None) -> Manifes
     return _manifest(path, KINDS[found], raw)
 
 
-def _manifest(path: Path, cls: type[Manifest], raw: dict[str, Any]) -> Manifest:
+def _manifest(path: str, cls: type[Manifest], raw: dict[str, Any]) -> Manifest:
     known = {f.name for f in fields(cls)}
     try:
         raw = {name: value for name, value in raw.items() if name in known}
         raw["shards"] = tuple(Shard(**shard) for shard in raw["shards"])
+        outside = [shard.name for shard in raw["shards"] if Path(shard.name).name != shard.name]
+        if outside:
+            raise TypeError(f"shard {outside[0]!r} is no plain file name")
         if "visual_lattice" in raw:
             raw["visual_lattice"] = tuple(raw["visual_lattice"])
         return cls(**raw)

@@ -1,6 +1,7 @@
-"""Shards: plain WebDataset tars beside a manifest, written whole or not at all, read by seek."""
+"""Shards: plain WebDataset tars beside their indexes and a manifest, written whole or not at all, read by seek."""
 
 import bisect
+import contextlib
 import hashlib
 import io
 import itertools
@@ -8,21 +9,41 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
+from videopoet.data.faults import ShardFault
+from videopoet.data.index import (
+    IndexWriter,
+    Member,
+    Rows,
+    Stamp,
+    checksum,
+    index_path,
+    member_entry,
+    npy_header,
+    read_index,
+    scan,
+    write_index,
+)
+from videopoet.data.patience import REMEDY
+from videopoet.data.remote import LocalFiles, Storage
 from videopoet.data.schema import MANIFEST, Manifest, Shard, read_manifest
 
-MAX_OPEN = 64  # shards a reader keeps open
+HEADER = tarfile.BLOCKSIZE  # bytes before the content of a member
+NEAR = 1 << 16  # bytes between members that are cheaper read over than asked for apart
+MAX_INDEXES = 16384  # that a reader keeps mapped; the kernel allows a process some 65,000 maps
+GIVEN_UP = 60.0  # seconds that a shard which cannot be read is left alone
 Record = Mapping[str, np.ndarray | dict[str, Any]]
 
 
 class ShardWriter:
-    """Writes samples into `prefix-000000.tar`, `prefix-000001.tar` ... and `manifest.json`.
+    """Writes samples into `prefix-000000.tar`, `prefix-000001.tar` ... with an index each, and `manifest.json`.
 
     An array field `video` of sample `key` becomes the member `key.video.npy`; the field `json` (a dict) becomes
     `key.json`. Everything is written to a hidden folder beside `folder`, which takes its name in one step at `finish`;
@@ -80,10 +101,14 @@ class ShardWriter:
         if self._tar is None:
             name = f"{self._prefix}-{len(self._shards):06d}.tar"
             self._tar = tarfile.open(self._staging / name, "w", format=tarfile.USTAR_FORMAT)
+            self._index = IndexWriter()
+        entries = {}
         for name, content in members:
             info = tarfile.TarInfo(name)  # no time, no owner: equal samples give equal files
             info.size = len(content)
+            entries[name.partition(".")[2]] = member_entry(content, self._tar.offset + HEADER, name.endswith(".npy"))
             self._tar.addfile(info, io.BytesIO(content))
+        self._index.add(key, entries)
         self._samples_in_tar += 1
         if self._samples_in_tar >= self._max_samples or self._tar.offset >= self._max_bytes:
             self._close_shard()
@@ -112,42 +137,48 @@ class ShardWriter:
             return
         path = Path(self._tar.name)
         self._tar.close()
-        digest = _sha256(path)
-        self._shards.append(
-            Shard(name=path.name, samples=self._samples_in_tar, bytes=path.stat().st_size, sha256=digest)
-        )
+        stamp = Stamp.of(path)
+        write_index(path, self._index.rows(), stamp)
+        self._shards.append(Shard(name=path.name, samples=self._samples_in_tar, bytes=stamp.bytes, sha256=stamp.sha256))
         self._tar, self._samples_in_tar = None, 0
 
 
-@dataclass(frozen=True)
-class _Member:
-    name: str
-    offset: int  # of the content, bytes
-    size: int  # bytes
-
-
 class ShardReader:
-    """Random access to the samples of a shard folder.
+    """Random access to the samples of a shard folder, a local one or a URL.
 
-    `reader[i]` is `{"__key__": key, "video": array, ..., "json": dict}`. A shard's tar headers are read when one of
-    its samples is first asked for; reading is by absolute offset, so worker processes may share a reader.
+    `reader[i]` is `{"__key__": key, "video": array, ..., "json": dict}`. Each shard's index is opened when one of its
+    samples is first asked for, and made and kept where there is none or it is of another tar; reading is by absolute
+    offset, one read for a sample, so worker processes may share a reader. What is read is compared with its checksum.
 
     Raises ValueError, naming shard and member, for a folder of another kind and for a missing, truncated or damaged
-    shard. Flipped bytes inside a picture are found only by `verify`.
+    shard. A `tolerant` reader does not look at the shards at the start; ShardFault tells of each sample that it cannot
+    read, and a shard that cannot be read at all is not tried again for a minute.
     """
 
-    def __init__(self, folder: str | os.PathLike, kind: str | None = None):
-        self.folder = Path(folder)
-        self.manifest = read_manifest(folder, kind)
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        kind: str | None = None,
+        *,
+        tolerant: bool = False,
+        storage: Storage | None = None,
+    ):
+        self.folder = folder if "://" in os.fspath(folder) else Path(folder)
+        self.tolerant = tolerant
+        self._files = (storage or Storage()).open(folder)
+        self.manifest = read_manifest(folder, kind, self._files)
+        self._files.plan(sum(shard.bytes for shard in self.manifest.shards))
         self._ends = list(itertools.accumulate(shard.samples for shard in self.manifest.shards))
-        self._index: dict[int, list[tuple[str, list[_Member]]]] = {}
-        self._open: dict[int, int] = {}  # shard number -> file descriptor
-        for shard in self.manifest.shards:
-            path = self.folder / shard.name
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard.bytes:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise ValueError(f"{path}: {found}, the manifest says {shard.bytes} bytes; build or copy it again")
+        self._rows: dict[int, Rows] = {}
+        self._given_up: dict[int, tuple[float, ShardFault]] = {}  # shard number -> when to try again, why not before
+        if not tolerant and isinstance(self._files, LocalFiles):
+            for shard in self.manifest.shards:
+                self._check_size(shard)
+
+    @property
+    def identity(self) -> str:
+        """Of the samples and their sequence: a digest of the checksums of all shards."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.manifest.shards).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -158,101 +189,185 @@ class ShardReader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self.read(index) for index in range(len(self)))
 
-    def read(self, index: int, fields: tuple[str, ...] | None = None) -> dict[str, Any]:
-        """Sample `index`; only the named fields (those it has) if `fields` is given."""
-        number, (key, members) = self._locate(index)
-        record: dict[str, Any] = {"__key__": key}
-        for member in members:
-            field = _field_name(member.name)
-            if fields is None or field in fields:
-                record[field] = self._content(number, member)
+    def read(self, index: int, fields: tuple[str, ...] | None = None, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Sample `index`; only the named fields (those it has) if `fields` is given.
+
+        Raises ShardFault where the sample lacks one of `needs`.
+        """
+        number, place = self._locate(index)
+        key, members = self._opened(number)[place]
+        members = [m for m in members if fields is None or m.field in fields]
+        shard, record = self.manifest.shards[number], {"__key__": key}
+        try:
+            contents = self._contents(shard, members)
+        except ShardFault as fault:
+            self._given_up[number] = (time.monotonic() + GIVEN_UP, fault)
+            raise
+        for member, content in zip(members, contents):
+            record[member.field] = self._decode(shard, key, member, content)
+        lacking = [name for name in needs if name not in record]
+        if lacking:
+            self._fault(shard, f"sample {key} lacks {' and '.join(lacking)}", "missing member")
         return record
 
+    def expect(self, indices: Iterable[int]) -> None:
+        """Be told which samples are read next, all of each: a disk then fetches them side by side, not one by one."""
+        for number, place in map(self._locate, indices):
+            with contextlib.suppress(ShardFault):  # reading it will say
+                first, stop = self._opened(number).span(place)
+                self._files.expect(self.manifest.shards[number].name, first, stop - first)
+
     def having(self, field: str) -> list[int]:
-        """Samples that have a field, in order. Reads the headers of every shard, no contents."""
-        fields = ({_field_name(m.name) for m in self._locate(index)[1][1]} for index in range(len(self)))
-        return [index for index, present in enumerate(fields) if field in present]
+        """Samples that have a field, in order."""
+        return np.flatnonzero(self.has(field)).tolist()
+
+    def has(self, field: str) -> np.ndarray:
+        """bool (samples,): whether each has a field, as the indexes say; no sample of a shard that has none, if tolerant."""
+        found = np.zeros(len(self), bool)
+        for number, end in enumerate(self._ends):
+            try:
+                found[end - self.manifest.shards[number].samples : end] = self._opened(number).has(field)
+            except ShardFault:
+                if not self.tolerant:
+                    raise
+        return found
+
+    def sources(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number and `source` of every sample's JSON; without those that cannot be read if tolerant."""
+        for index in range(len(self)):
+            try:
+                yield index, self.read(index, ("json",)).get("json", {}).get("source", {})
+            except ShardFault:
+                if not self.tolerant:
+                    raise
 
     def where(self, index: int) -> str:
         """Shard file and key of a sample, for messages."""
-        number, (key, _) = self._locate(index)
-        return f"{self.folder / self.manifest.shards[number].name}: {key}"
+        number, place = self._locate(index)
+        return f"{self._files.where(self.manifest.shards[number].name)}: {self._opened(number)[place][0]}"
+
+    def fault(self, index: int, message: str) -> NoReturn:
+        """Raise the ShardFault of a sample that is not what the manifest says."""
+        number, _ = self._locate(index)
+        where = self._files.where(self.manifest.shards[number].name)
+        raise ShardFault(message, shard=where, reason="unlike the manifest")
 
     def verify(self) -> None:
         """Compare every shard with its checksum; ValueError names the first that differs."""
         for shard in self.manifest.shards:
-            path = self.folder / shard.name
-            if _sha256(path) != shard.sha256:
-                raise ValueError(f"{path}: content differs from the checksum in the manifest; build or copy it again")
+            path = self._files.local(shard.name, shard.bytes)
+            if path is None:
+                raise ValueError(
+                    f"{self.folder}: larger than the cache; verify where the shards lie, or raise cache_bytes"
+                )
+            if Stamp.of(path).sha256 != shard.sha256:
+                raise ValueError(f"{path}: content differs from the checksum in the manifest; {REMEDY}")
 
     def close(self) -> None:
         """Close the shards; a later read opens them again."""
-        while self._open:
-            os.close(self._open.popitem()[1])
-
-    def __del__(self) -> None:
-        if hasattr(self, "_open"):
-            self.close()
+        self._files.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # descriptors mean nothing in another process
+        return self.__dict__ | {"_rows": {}}  # mapped again by the other process
 
-    def _locate(self, index: int) -> tuple[int, tuple[str, list[_Member]]]:
+    def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in {self.folder}")
         number = bisect.bisect_right(self._ends, index)
-        if number not in self._index:
-            self._index[number] = self._scan(number)
-        return number, self._index[number][index - (self._ends[number - 1] if number else 0)]
+        return number, index - (self._ends[number - 1] if number else 0)
 
-    def _scan(self, number: int) -> list[tuple[str, list[_Member]]]:
-        shard = self.manifest.shards[number]
-        path = self.folder / shard.name
-        samples: dict[str, list[_Member]] = {}
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for info in tar:
-                    member = _Member(info.name, info.offset_data, info.size)
-                    samples.setdefault(info.name.partition(".")[0], []).append(member)
-        except (tarfile.TarError, OSError) as error:
-            last = f" after {list(samples)[-1]}" if samples else ""
-            raise ValueError(f"{path}: damaged tar{last} ({error}); build or copy it again") from error
-        if len(samples) != shard.samples:
-            raise ValueError(
-                f"{path}: damaged tar, {len(samples)} samples up to {list(samples)[-1:]}, "
-                f"the manifest says {shard.samples}; build or copy it again"
-            )
-        return list(samples.items())
-
-    def _content(self, number: int, member: _Member) -> np.ndarray | dict[str, Any]:
-        path = self.folder / self.manifest.shards[number].name
-        content = os.pread(self._descriptor(number, path), member.size, member.offset)
-        try:
-            if member.name.endswith(".npy"):
-                return np.load(io.BytesIO(content), allow_pickle=False)
-            if member.name.endswith(".json"):
-                return json.loads(content)
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{path}: member {member.name} is damaged ({error}); build or copy it again") from error
-        raise ValueError(f"{path}: member {member.name} is neither .npy nor .json")
-
-    def _descriptor(self, number: int, path: Path) -> int:
-        if number not in self._open:
-            while len(self._open) >= MAX_OPEN:
-                os.close(self._open.pop(next(iter(self._open))))
+    def _opened(self, number: int) -> Rows:
+        """The index of a shard."""
+        if number in self._given_up:
+            until, fault = self._given_up[number]
+            if time.monotonic() < until:
+                raise fault
+            del self._given_up[number]
+        if number not in self._rows:
+            while len(self._rows) >= MAX_INDEXES:
+                del self._rows[next(iter(self._rows))]
             try:
-                self._open[number] = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise ValueError(f"{path}: cannot be opened ({error.strerror})") from error
-        return self._open[number]
+                self._rows[number] = Rows(self._index(self.manifest.shards[number]))
+            except ShardFault as fault:
+                self._given_up[number] = (time.monotonic() + GIVEN_UP, fault)
+                raise
+        return self._rows[number]
+
+    def _index(self, shard: Shard) -> np.ndarray:
+        stamp = Stamp(bytes=shard.bytes, sha256=shard.sha256)
+        rows = self._remote_index(shard, stamp)
+        path = None if rows is not None else self._files.local(shard.name, shard.bytes)
+        if path is not None:
+            rows = read_index(index_path(path), stamp)
+        if rows is None:
+            if path is None:
+                self._fault(
+                    shard, "larger than the cache and without an index; open the folder once where it lies", "storage"
+                )
+            self._check_size(shard)
+            rows, found = scan(path)
+            if found != stamp and len(rows) == shard.samples:
+                self._fault(shard, f"content differs from the checksum in the manifest; {REMEDY}", "damaged")
+            if len(rows) == shard.samples:
+                with contextlib.suppress(OSError):  # a folder that cannot be written to: the index stays in memory
+                    write_index(path, rows, stamp)
+        if len(rows) != shard.samples:
+            last = f" up to {rows[-1]['key'].decode()}" if len(rows) else ""
+            said = f"damaged tar, {len(rows)} samples{last}, the manifest says {shard.samples}; {REMEDY}"
+            self._fault(shard, said, "damaged" if len(rows) else "empty shard")
+        return rows
+
+    def _remote_index(self, shard: Shard, stamp: Stamp) -> np.ndarray | None:
+        """The index that lies beside a shard on another machine: what is in a shard is known before it is fetched."""
+        if isinstance(self._files, LocalFiles):
+            return None
+        try:
+            content = self._files.read(index_path(shard.name).name)
+        except ShardFault as fault:
+            self._fault(shard, f"its index cannot be read ({fault})", fault.reason)
+        return None if content is None else read_index(content, stamp)
+
+    def _check_size(self, shard: Shard) -> None:
+        path = self._files.local(shard.name, shard.bytes)
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard.bytes:
+            found = "is missing" if size is None else f"has {size} bytes"
+            reason = "vanished" if size is None else "truncated" if size else "empty shard"
+            self._fault(shard, f"{found}, the manifest says {shard.bytes} bytes; {REMEDY}", reason)
+
+    def _contents(self, shard: Shard, members: list[Member]) -> list[np.ndarray]:
+        """The bytes of members of one sample, by one read where little lies between them."""
+        if not members:
+            return []
+        first, last = members[0].offset, members[-1].offset + members[-1].size
+        if last - first <= sum(m.size for m in members) + NEAR:
+            whole = self._files.pread(shard.name, shard.bytes, first, last - first)
+            return [whole[m.offset - first : m.offset - first + m.size] for m in members]
+        return [self._files.pread(shard.name, shard.bytes, m.offset, m.size) for m in members]
+
+    def _decode(self, shard: Shard, key: str, member: Member, content: np.ndarray) -> np.ndarray | dict[str, Any]:
+        name = f"{key}.{member.name}"
+        if len(content) != member.size:
+            self._fault(shard, f"ends inside member {name}; {REMEDY}", "truncated")
+        if checksum(content) != member.sum:
+            self._fault(shard, f"member {name} is damaged (its bytes have another checksum); {REMEDY}", "damaged")
+        try:
+            if member.npy:
+                dtype, shape, fortran, start = npy_header(content)
+                return content[start:].view(dtype).reshape(shape, order="F" if fortran else "C")
+            if member.name == "json":
+                return json.loads(content.tobytes())
+        except ValueError as error:
+            self._fault(shard, f"member {name} is damaged ({error}); {REMEDY}", "damaged")
+        self._fault(shard, f"member {name} is neither .npy nor .json", "unlike the manifest")
+
+    def _fault(self, shard: Shard, said: str, reason: str) -> NoReturn:
+        where = self._files.where(shard.name)
+        raise ShardFault(f"{where}: {said}", shard=where, reason=reason)
 
 
 def _member_name(key: str, name: str) -> str:
     return f"{key}.json" if name == "json" else f"{key}.{name}.npy"
-
-
-def _field_name(member: str) -> str:
-    return member.partition(".")[2].removesuffix(".npy")
 
 
 def _to_bytes(key: str, name: str, value: np.ndarray | dict[str, Any]) -> bytes:
@@ -263,8 +378,3 @@ def _to_bytes(key: str, name: str, value: np.ndarray | dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, value, allow_pickle=False)
     return buffer.getvalue()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

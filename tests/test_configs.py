@@ -92,6 +92,7 @@ def test_config_takes_a_step(path, world, world_tokens, tokens, shipped, text_mo
             "--data.init_args.validation_tokens=null",
             f"--data.init_args.tokenizers={{visual: {shipped}/visual.safetensors, audio: {shipped}/audio.safetensors}}",
             "--data.init_args.tokens_per_batch=200",
+            "--data.init_args.tokens_per_step=null",
             # Instead of an encoder that must be fetched, too.
             f"{LANGUAGE}.text_encoder={{class_path: videopoet.tokenizers.text.t5.TrainedT5, init_args: {text}}}",
         ],
@@ -101,7 +102,13 @@ def test_config_takes_a_step(path, world, world_tokens, tokens, shipped, text_mo
             "--data.init_args.batch_size=2",
         ],
     }[kind]
-    overlay += shrink(yaml.safe_load(path.read_text()))
+    overlay += shrink(yaml.safe_load((configs[0] if path.stem == "adapt" else path).read_text()))
+    if "start_from" in yaml.safe_load(path.read_text()):  # from a model that its base trained
+        files = [argument for config in [*configs[:-1], TINY] for argument in ("-c", str(config))]
+        before = fit([*files, *overlay])
+        spec = before.config.fit.model.as_dict()["init_args"]["model"]
+        component.save(tmp_path / "before.safetensors", spec, before.model.model.state_dict(), half=False)
+        overlay.append(f"--start_from={tmp_path / 'before.safetensors'}")
     files = [argument for config in [*configs, TINY] for argument in ("-c", str(config))]
     run = fit([*files, *overlay])
     assert run.trainer.global_step == 1

@@ -3,7 +3,19 @@
 import argparse
 import sys
 
-from videopoet.commands import benchmarks, chain, corpus, demo, evaluate, inspect, preference, sample, tokenizer, train
+from videopoet.commands import (
+    benchmarks,
+    chain,
+    corpus,
+    demo,
+    evaluate,
+    inspect,
+    plan,
+    preference,
+    sample,
+    tokenizer,
+    train,
+)
 from videopoet.commands.safely import run_safely
 
 EPILOG = """\
@@ -27,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (corpus, tokenizer, inspect, train, sample, chain, evaluate, benchmarks, preference, demo):
+    for module in (corpus, tokenizer, inspect, plan, train, sample, chain, evaluate, benchmarks, preference, demo):
         module.add(commands)
     return root
 

@@ -154,7 +154,8 @@ class Batch:
 
     `sight` says in few numbers who sees whom, where that is possible, so that attention can take a fast path; it is
     made on the CPU with the batch, as reading it off tensors on a device would wait for the device. None is always right.
-    `task` names what the batch trains on and `step` the training step it was made for.
+    `task` names what the batch trains on and `step` the training step it was made for; `faults` says which samples could
+    not be read and have substitutes.
     """
 
     inputs: Tensor
@@ -166,6 +167,7 @@ class Batch:
     sight: Prefix | Packed | None = None
     task: str = ""
     step: int = 0
+    faults: tuple = ()
 
     @classmethod
     def of(cls, sequences: Many[Sequence], task: str = "", step: int = 0) -> "Batch":

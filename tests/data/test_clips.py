@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, DistributedSampler
 
 from videopoet.data.clips import IMAGES_PER_CLIP, ClipBatch, ClipDataModule, ClipSchedule
-from videopoet.data.order import sample_indices
+from videopoet.data.order import Deal, sample_indices
 from videopoet.data.schema import Clip, MediaManifest
 from videopoet.data.shards import ShardReader, ShardWriter
 
@@ -28,7 +28,7 @@ def shards(tmp_path_factory):
 
 
 def schedule(shards, **how):
-    return ClipSchedule(ShardReader(shards), **{"batch_size": 2} | how)
+    return ClipSchedule(ShardReader(shards), **{"samples_per_step": 2} | how)
 
 
 def numbers(batch: ClipBatch) -> list[int]:
@@ -78,8 +78,9 @@ def test_a_batch_holds_the_scheduled_clips_in_range(shards):
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
 def test_ranks_share_out_every_sample_once_an_epoch(shards, ratio):
     """Two ranks together take what one rank with their joint batch takes, whatever the image share."""
-    ranks = [schedule(shards, world_size=2, rank=rank, image_batch_ratio=ratio) for rank in range(2)]
-    joint = schedule(shards, batch_size=4, image_batch_ratio=ratio)
+    how = {"samples_per_step": 4, "image_batch_ratio": ratio}
+    ranks = [schedule(shards, deal=Deal(parts=2, world_size=2, rank=rank), **how) for rank in range(2)]
+    joint = schedule(shards, **how)
     for step in range(50):
         assert ranks[0].indices(step) + ranks[1].indices(step) == joint.indices(step)
     taken = [index for step in range(50) if not joint.is_image_step(step) for index in joint.indices(step)]
@@ -115,7 +116,7 @@ def test_samples_unlike_the_manifest_are_named(tmp_path, field, array):
         writer.write("odd", {"video": np.zeros((5, 4, 6, 3), np.uint8), "json": {}} | {field: array})
         writer.finish(MediaManifest(fps=8.0, frames=5, height=4, width=6, sample_rate=16000))
     with pytest.raises(ValueError, match=rf"shard-000000.tar: odd.{field}.npy: expected"):
-        schedule(tmp_path / "shards", batch_size=1)[0]
+        schedule(tmp_path / "shards", samples_per_step=1)[0]
 
 
 # --- in Lightning

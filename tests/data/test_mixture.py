@@ -13,6 +13,7 @@ from videopoet.conditions.registry import CONDITIONS
 from videopoet.data.batching import Packed
 from videopoet.data.labelled import BounceLabel
 from videopoet.data.mixture import Mixture, MixtureDataModule, layout_of
+from videopoet.data.order import Deal
 from videopoet.data.packing import fill, trim
 from videopoet.data.schedule import CYCLE, BySamples, ByTokens, Schedule, Share
 from videopoet.data.schema import TokenManifest
@@ -57,7 +58,7 @@ def tokens(tmp_path_factory):
 def mixture(tokens, **how) -> Mixture:
     reader = ShardReader(tokens, "tokens")
     layout = layout_of(reader.manifest, LAYOUT.text_length)
-    return Mixture(reader, layout, tokenize, SHARES, **{"seed": 1, "tokens_per_batch": 300, "drop_text": 0.0} | how)
+    return Mixture(reader, layout, tokenize, SHARES, **{"seed": 1, "tokens_per_step": 300, "drop_text": 0.0} | how)
 
 
 def test_the_manifest_gives_the_layout(tokens):
@@ -114,11 +115,11 @@ def test_a_batch_is_a_pure_function_of_its_step(tokens):
 
 
 def test_ranks_agree_on_the_task_and_share_out_the_samples(tokens):
-    whole = mixture(tokens, world_size=2, rank=0)
+    whole = mixture(tokens, deal=Deal(parts=2))
     for step in range(20):
-        parts = [mixture(tokens, world_size=2, rank=rank)[step] for rank in (0, 1)]
+        parts = [mixture(tokens, deal=Deal(parts=2, world_size=2, rank=rank))[step] for rank in (0, 1)]
         assert parts[0].task == parts[1].task
-        assert len(parts[0].inputs) == len(parts[1].inputs) == len(whole[step].inputs)
+        assert 2 * len(parts[0].inputs) == 2 * len(parts[1].inputs) == len(whole[step].inputs)
 
 
 def test_ranks_cover_every_sample_once(tokens):
@@ -128,14 +129,14 @@ def test_ranks_cover_every_sample_once(tokens):
     steps = [s for s in range(200) if schedule.schedule(s)[0] == "video-to-audio"][:10]
     for step in steps:
         for rank in (0, 1):
-            batch = mixture(tokens, world_size=2, rank=rank)[step]
+            batch = mixture(tokens, deal=Deal(parts=2, world_size=2, rank=rank))[step]
             seen += batch.inputs[:, 3].tolist()
     counts = Counter(seen[: 10 * (len(seen) // 10)])
     assert len(counts) == 10 and max(counts.values()) - min(counts.values()) <= 1, (size, counts)
 
 
-def test_tokens_per_batch_are_about_constant(tokens):
-    schedule = mixture(tokens, tokens_per_batch=2000)
+def test_tokens_per_step_are_about_constant(tokens):
+    schedule = mixture(tokens, tokens_per_step=2000)
     for step in range(30):
         batch = schedule[step]
         assert 0.8 * 2000 < len(batch.inputs) * schedule.lengths[batch.task] <= 2000
@@ -163,7 +164,7 @@ def test_a_silent_corpus_trains_on_what_needs_no_sound(tokens):
     reader = ShardReader(tokens, "tokens")
     layout = dataclasses.replace(layout_of(reader.manifest, LAYOUT.text_length), audio_frames=0)
     with pytest.warns(UserWarning, match="left out.*video-to-audio needs audio"):
-        silent = Mixture(reader, layout, tokenize, SHARES, seed=1, tokens_per_batch=300, drop_text=0.0)
+        silent = Mixture(reader, layout, tokenize, SHARES, seed=1, tokens_per_step=300, drop_text=0.0)
     assert set(silent.schedule.counts) == set(SHARES) - {"video-to-audio"}
     assert all(Modality.AUDIO not in silent[step].modality for step in range(10))
 
@@ -184,7 +185,7 @@ def whole(folder, **how) -> Mixture:
     """All tasks over the world's tokens, which have every stream; the label is what the body does."""
     reader = ShardReader(folder, "tokens")
     layout = layout_of(reader.manifest, LAYOUT.text_length)
-    defaults = {"seed": 1, "tokens_per_batch": 400, "drop_text": 0.0, "label": BounceLabel()}
+    defaults = {"seed": 1, "tokens_per_step": 400, "drop_text": 0.0, "label": BounceLabel()}
     return Mixture(reader, layout, tokenize, MIX, **defaults | how)
 
 
@@ -204,12 +205,14 @@ def test_every_task_is_trained_on_the_world(world_tokens):
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_out_what_one_rank_would_train_on(world_tokens, world_size):
     """Same task on all ranks at every step, on any number of ranks; place p of a task is the same sequence everywhere."""
-    alone = whole(world_tokens)
-    ranks = [whole(world_tokens, world_size=world_size, rank=rank) for rank in range(world_size)]
+    how = {"tokens_per_step": 400 * world_size}
+    alone = whole(world_tokens, deal=Deal(parts=world_size), **how)
+    deals = [Deal(parts=world_size, world_size=world_size, rank=rank) for rank in range(world_size)]
+    ranks = [whole(world_tokens, deal=deal, **how) for deal in deals]
     for step in (*range(8), 250):
         name, visit = alone.schedule(step)
         assert {rank.schedule(step) for rank in ranks} == {(name, visit)}
-        size = alone.batch_sizes[name]
+        size = alone.batch_sizes[name] // world_size
         for r, rank in enumerate(ranks):
             batch = rank[step]
             places = range((visit * world_size + r) * size, (visit * world_size + r + 1) * size)
@@ -232,7 +235,7 @@ def test_a_variable_past_and_spans_change_from_sample_to_sample(world_tokens):
 def test_weights_are_shares_of_tokens_or_of_samples(tokens):
     two = {name: Share(task=TASKS[name], weight=1) for name in ("text-to-video", "text-to-image")}
     reader = ShardReader(tokens, "tokens")
-    how = {"seed": 1, "tokens_per_batch": 3000, "drop_text": 0.0}
+    how = {"seed": 1, "tokens_per_step": 3000, "drop_text": 0.0}
     for weigh, expected in ((ByTokens(), lambda m: 50), (BySamples(), None)):
         mixed = Mixture(reader, LAYOUT, tokenize, two, weigh=weigh, **how)
         counts, sizes = mixed.schedule.counts, mixed.batch_sizes
@@ -253,12 +256,12 @@ def test_tasks_without_their_streams_are_left_out_by_name(tokens):
     """These shards have no streams and no label is configured: what needs them is left out, the rest is trained."""
     reader = ShardReader(tokens, "tokens")
     with pytest.warns(UserWarning, match="inpainting-central needs inpainting_central.*class-to-video needs label"):
-        mixed = Mixture(reader, LAYOUT, tokenize, MIX, seed=1, tokens_per_batch=400, drop_text=0.0)
+        mixed = Mixture(reader, LAYOUT, tokenize, MIX, seed=1, tokens_per_step=400, drop_text=0.0)
     left = {name for name in MIX if set(MIX[name].task.needs(LAYOUT)) <= {"text", "video", "audio"}}
     assert set(mixed.schedule.counts) == left and 0 < len(left) < len(MIX)
     only = {"inpainting-central": MIX["inpainting-central"]}
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="no task of the mixture can be trained"):
-        Mixture(reader, LAYOUT, tokenize, only, seed=1, tokens_per_batch=400, drop_text=0.0)
+        Mixture(reader, LAYOUT, tokenize, only, seed=1, tokens_per_step=400, drop_text=0.0)
 
 
 def test_metadata_says_how_streams_are_made(world_tokens, shipped):
@@ -285,7 +288,7 @@ def test_padding_of_the_whole_mixture_is_small(world_tokens):
 
     big = BigLattice(reader)
     layout = dataclasses.replace(lattice, lattice=(5, 8, 8), audio_frames=53)
-    mixed = Mixture(big, layout, pieces, MIX, seed=1, tokens_per_batch=4000, drop_text=0.1, label=BounceLabel())
+    mixed = Mixture(big, layout, pieces, MIX, seed=1, tokens_per_step=4000, drop_text=0.1, label=BounceLabel())
     batches = [mixed[step] for step in range(CYCLE)]
     empty = sum(int((b.document == 0).sum()) for b in batches) / sum(b.inputs.numel() for b in batches)
     assert 0 < empty < 0.02
@@ -304,11 +307,17 @@ class BigLattice:
     def __len__(self):
         return len(self.reader)
 
-    def having(self, field):
-        return self.reader.having(field)
+    def has(self, field):
+        return self.reader.has(field)
 
-    def read(self, index, fields=None):
-        record = self.reader.read(index, fields)
+    def sources(self):
+        return self.reader.sources()
+
+    def expect(self, indices):
+        self.reader.expect(indices)
+
+    def read(self, index, fields=None, needs=()):
+        record = self.reader.read(index, fields, needs)
         grids = {name: np.zeros((5, 8, 8), np.int64) for name in record if name not in ("__key__", "json", "audio")}
         return record | grids | ({"audio": np.zeros((53, 2), np.int64)} if "audio" in record else {})
 
@@ -335,7 +344,7 @@ def test_packed_rows_are_a_pure_function_and_nearly_full(world_tokens):
     reader = ShardReader(world_tokens, "tokens")
     how = {
         "seed": 1,
-        "tokens_per_batch": 1200,
+        "tokens_per_step": 1200,
         "drop_text": 0.0,
         "batching": Packed(length=200),
         "label": BounceLabel(),
@@ -345,7 +354,8 @@ def test_packed_rows_are_a_pure_function_and_nearly_full(world_tokens):
         batch = mixed[step]
         assert batch.inputs.shape == (6, 200) and torch.equal(batch.inputs, again[step].inputs)
         assert float(batch.padding) < 0.06 and int(batch.document.max()) > 1
-    ranks = [Mixture(reader, LAYOUT, tokenize, MIX, **how, world_size=2, rank=rank) for rank in (0, 1)]
+    deals = [Deal(parts=2, world_size=2, rank=rank) for rank in (0, 1)]
+    ranks = [Mixture(reader, LAYOUT, tokenize, MIX, **how, deal=deal) for deal in deals]
     assert not torch.equal(ranks[0][0].inputs, ranks[1][0].inputs)
     with pytest.raises(ValueError, match=r"rows hold 50 tokens, .* take longer rows"):
         Mixture(reader, LAYOUT, tokenize, MIX, **how | {"batching": Packed(length=50)})

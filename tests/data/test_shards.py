@@ -1,5 +1,6 @@
 import io
 import multiprocessing
+import os
 import pickle
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import webdataset
 
+from videopoet.data.index import Stamp, index_path, read_index
 from videopoet.data.schema import MANIFEST, SCHEMA_VERSION, Clip, MediaManifest, TokenManifest, read_manifest
 from videopoet.data.shards import ShardReader, ShardWriter
 
@@ -193,7 +195,7 @@ def test_truncated_or_missing_shards_are_named_at_once(tmp_path):
 def test_damage_is_named_with_shard_and_member(tmp_path):
     write(tmp_path / "shards")
     path = tmp_path / "shards" / "clips-000000.tar"
-    content = bytearray(path.read_bytes())
+    content, index = bytearray(path.read_bytes()), index_path(path).read_bytes()
     with tarfile.open(path) as tar:
         second = tar.getmember("000001_0000.video.npy")
 
@@ -208,14 +210,22 @@ def test_damage_is_named_with_shard_and_member(tmp_path):
     damaged = content.copy()
     damaged[second.offset : second.offset + 300] = bytes([255]) * 300  # its tar header
     path.write_bytes(damaged)
+    assert same(Clip.from_record(ShardReader(tmp_path / "shards")[1]), clip(1)), "the index knows where it lies"
+    index_path(path).unlink()
     with pytest.raises(ValueError, match=r"clips-000000.tar: damaged tar"):
         ShardReader(tmp_path / "shards")[0]
 
     damaged = content.copy()
     damaged[second.offset_data + second.size - 1] ^= 1  # one bit of one pixel
     path.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"clips-000000.tar: content differs"):
-        ShardReader(tmp_path / "shards").verify()
+    index_path(path).write_bytes(index)
+    for without_index in (False, True):
+        with pytest.raises(ValueError, match=r"clips-000000.tar: content differs"):
+            ShardReader(tmp_path / "shards").verify()
+        cause = "content differs from the checksum" if without_index else "member 000001_0000.video.npy is damaged"
+        with pytest.raises(ValueError, match=rf"clips-000000.tar: {cause}"):
+            ShardReader(tmp_path / "shards")[1]
+        index_path(path).unlink(missing_ok=True)
 
 
 def test_pickles_in_a_shard_are_not_loaded(tmp_path):
@@ -227,9 +237,10 @@ def test_pickles_in_a_shard_are_not_loaded(tmp_path):
         info = tarfile.TarInfo("000000_0000.video.npy")
         info.size = len(buffer.getvalue())
         tar.addfile(info, io.BytesIO(buffer.getvalue()))
-    manifest = tmp_path / "shards" / MANIFEST
-    size = read_manifest(tmp_path / "shards").shards[0].bytes
-    manifest.write_text(manifest.read_text().replace(f'"bytes": {size}', f'"bytes": {path.stat().st_size}'))
+    shard, stamp = read_manifest(tmp_path / "shards").shards[0], Stamp.of(path)
+    text = (tmp_path / "shards" / MANIFEST).read_text()
+    text = text.replace(f'"bytes": {shard.bytes}', f'"bytes": {stamp.bytes}').replace(shard.sha256, stamp.sha256)
+    (tmp_path / "shards" / MANIFEST).write_text(text)
     with pytest.raises(ValueError, match=r"000000_0000.video.npy is damaged"):
         ShardReader(tmp_path / "shards")[0]
 
@@ -260,3 +271,76 @@ def test_forked_workers_share_a_reader_that_is_already_open(tmp_path):
     assert all(queue.get(timeout=60) for _ in workers)
     for worker in workers:
         worker.join()
+
+
+# --- the index
+
+
+def test_an_index_says_where_every_member_lies(tmp_path):
+    manifest = write(tmp_path / "shards")
+    for shard in manifest.shards:
+        path = tmp_path / "shards" / shard.name
+        rows = read_index(index_path(path), Stamp(bytes=shard.bytes, sha256=shard.sha256))
+        with tarfile.open(path) as tar:
+            for row in rows:
+                key = row["key"].decode()
+                for name in rows.dtype.names[1:]:
+                    if row[name]["size"] < 0:
+                        assert f"{key}.{name}" not in tar.getnames()
+                        continue
+                    info = tar.getmember(f"{key}.{name}")
+                    assert (row[name]["offset"], row[name]["size"]) == (info.offset_data, info.size)
+                assert row["video.npy"]["length"] == 5 * 4 * 4 * 3
+
+
+def index_bytes(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.index")}
+
+
+def test_an_index_is_made_where_there_is_none_and_made_anew_where_it_is_stale(tmp_path):
+    write(tmp_path / "shards")
+    whole = index_bytes(tmp_path / "shards")
+    assert len(whole) == 3
+    stale = [b"", b"{}\n", whole["clips-000001.index"], whole["clips-000000.index"][:-1], None]
+    for content in stale:
+        path = tmp_path / "shards" / "clips-000000.index"
+        path.unlink() if content is None else path.write_bytes(content)
+        reader = ShardReader(tmp_path / "shards")
+        assert all(same(Clip.from_record(reader[i]), clip(i)) for i in range(7))
+        assert index_bytes(tmp_path / "shards") == whole
+
+
+def test_a_folder_that_was_copied_or_touched_keeps_its_index(tmp_path, monkeypatch):
+    write(tmp_path / "shards")
+    for path in (tmp_path / "shards").glob("*.tar"):
+        os.utime(path, (1, 1))
+    monkeypatch.setattr("videopoet.data.shards.scan", None)  # nothing is read again
+    assert len(list(ShardReader(tmp_path / "shards"))) == 7
+
+
+def test_a_folder_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
+    write(tmp_path / "shards")
+    for path in (tmp_path / "shards").glob("*.index"):
+        path.unlink()
+
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr("videopoet.data.shards.write_index", refuse)
+    reader = ShardReader(tmp_path / "shards")
+    assert all(same(Clip.from_record(reader[i]), clip(i)) for i in range(7)) and not index_bytes(tmp_path / "shards")
+    assert reader.having("audio") == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("dtype", ["<u1", ">u2", "<i8", "<f4", "?"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_come_back_as_they_were_and_may_be_changed(tmp_path, dtype, order):
+    arrays = {"a": np.asarray(np.arange(24).reshape(2, 3, 4), dtype, order=order), "b": np.zeros((0, 3), dtype)}
+    arrays["c"] = np.array(3, dtype)
+    with ShardWriter(tmp_path / "shards") as writer:
+        writer.write("x", arrays)
+        writer.finish(MediaManifest(**GEOMETRY))
+    record = ShardReader(tmp_path / "shards")[0]
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(record[name], array)
+        assert record[name].dtype == array.dtype and record[name].flags.writeable

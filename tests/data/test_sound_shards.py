@@ -186,10 +186,10 @@ def shards(tmp_path, folder):
 
 
 def test_batches_hold_sound_and_no_pixel(shards):
-    batch = ClipSchedule(ShardReader(shards), batch_size=2)[0]
+    batch = ClipSchedule(ShardReader(shards), samples_per_step=2)[0]
     assert batch.video.shape == (2, 3, 1, 0, 0) and batch.audio.shape == (2, 1, 24000) and batch.audio.std() > 0.1
     with pytest.raises(ValueError, match="holds sound alone, there are no images"):
-        ClipSchedule(ShardReader(shards), batch_size=2, image_batch_ratio=0.5)
+        ClipSchedule(ShardReader(shards), samples_per_step=2, image_batch_ratio=0.5)
 
 
 def test_an_audio_tokenizer_trains_on_them(shards):

@@ -46,3 +46,37 @@ def test_base_is_the_smallest(preset):
     shape = {"width", "layers", "heads"}
     same = all(spec["transformer"]["init_args"][key] == base["transformer"]["init_args"][key] for key in shape)
     assert same == (name == "300m")
+
+
+BUDGETS = {"300m": 10e9, "1b": 37e9, "8b": 58e9}  # tokens (VideoPoet, Fig. 8)
+
+
+def config(name: str) -> dict:
+    return merged(*(yaml.safe_load((FOLDER / f"{each}.yaml").read_text()) for each in ("base", name)))
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_steps_make_the_published_budget_on_16_devices_and_a_quarter_of_them_is_mostly_images(name):
+    found = config(name)
+    trainer, data = found["trainer"], found["data"]["init_args"]
+    batches = trainer["max_steps"] * trainer["accumulate_grad_batches"]
+    assert batches * 16 * data["tokens_per_batch"] == pytest.approx(BUDGETS[name], rel=0.01)
+    assert data["first_steps"] == pytest.approx(trainer["max_steps"] / 4, abs=50) and data["first_steps"] % 100 == 0
+
+
+def test_two_stages_of_images_and_videos():
+    """90 % images in the first quarter of training, 10 % after it (VideoPoet, §3.4)."""
+    found = config("base")
+    tasks, trainer, data = found["data"]["init_args"]["tasks"], found["trainer"], found["data"]["init_args"]
+    assert data["first_steps"] == trainer["max_steps"] / 4
+    for key, share in (("first_weight", 0.9), ("weight", 0.1)):
+        total = sum(task[key] for task in tasks.values())
+        assert tasks["text-to-image"][key] / total == pytest.approx(share)
+
+
+def test_adaptation_starts_from_a_checkpoint_with_data_and_rate_of_its_own():
+    above, below = yaml.safe_load((FOLDER / "adapt.yaml").read_text()), config("base")
+    assert above["start_from"].endswith(".safetensors")
+    assert above["data"]["init_args"]["tokens"] != below["data"]["init_args"]["tokens"]
+    assert above["model"]["init_args"]["learning_rate"] <= below["model"]["init_args"]["learning_rate"] / 10
+    assert {"text-to-video", "image-to-video"} <= set(above["data"]["init_args"]["tasks"])

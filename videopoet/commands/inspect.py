@@ -49,37 +49,18 @@ def run_mixture(arguments: argparse.Namespace) -> None:
 
 def read_settings(path: Path) -> dict:
     """What a training config says of its mixture, tasks and behaviours built."""
-    import yaml
-    from jsonargparse import ArgumentParser
+    from videopoet.planning.config import mixture_settings, read_config
 
-    from videopoet.data.batching import Batching
-    from videopoet.data.labelled import Label
-    from videopoet.data.schedule import Share, Weighing
-
-    if not path.is_file():
-        raise ValueError(f"no file at {path}")
-    data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data", {})
-    said = data.get("init_args", {})
-    if not str(data.get("class_path", "")).endswith("MixtureDataModule") or "tasks" not in said:
-        raise ValueError(
-            f"{path} has no mixture: its data must be a videopoet.data.mixture.MixtureDataModule with tasks"
-        )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--tasks", type=dict[str, Share])
-    for name, kind in (("weigh", Weighing), ("batching", Batching), ("label", Label)):
-        parser.add_argument(f"--{name}", type=kind | None)
-    built = {name: said[name] for name in ("tasks", "weigh", "batching", "label") if name in said}
-    values = vars(parser.instantiate_classes(parser.parse_object(built)))
-    plain = {
-        name: said[name] for name in ("tokens", "tokens_per_batch", "drop_text", "first_steps", "seed") if name in said
-    }
-    return plain | {name: values[name] for name in ("tasks", "weigh", "batching", "label")}
+    settings = mixture_settings(read_config([path]))
+    settings.pop("audio_order")
+    return settings
 
 
 def build(settings: dict, tokens: Path | None, model, world_size: int):
     """The mixture and a word on where its examples come from."""
     from videopoet.data.blank import BlankShards
     from videopoet.data.mixture import Mixture, layout_of
+    from videopoet.data.order import Deal
     from videopoet.data.schema import MANIFEST
     from videopoet.data.shards import ShardReader
     from videopoet.tasks.base import read_layout
@@ -98,5 +79,7 @@ def build(settings: dict, tokens: Path | None, model, world_size: int):
         reader = BlankShards(layout, settings["tasks"])
         source = f"blank examples: no token shards at {folder}"
     how = {"seed": 0, "tokens_per_batch": 8192, "drop_text": 0.1} | settings
-    shares = how.pop("tasks")
-    return Mixture(reader, layout, tokenize, shares, world_size=world_size, **how), source
+    shares, each, parts = how.pop("tasks"), how.pop("tokens_per_batch"), how.pop("parts", 64)
+    whole = how.pop("tokens_per_step", None)
+    how["deal"] = Deal(parts=parts if whole else world_size, world_size=world_size)
+    return Mixture(reader, layout, tokenize, shares, tokens_per_step=whole or each * world_size, **how), source

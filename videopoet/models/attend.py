@@ -77,7 +77,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> Tensor:
     """q (b, heads, rows, d), k and v (b, heads, n, d), all of one dtype -> (b, heads, rows, d)."""
     if plan is None:
         return F.scaled_dot_product_attention(q, k, v)
-    if isinstance(plan, PrefixPlan) and q.device.type == "cpu":
+    if isinstance(plan, PrefixPlan) and q.device.type in ("cpu", "meta"):  # plans are measured on the meta device
         return prefix_attention(q, k, v, plan.length, None if plan.bias is None else plan.bias.to(q.dtype))
     if isinstance(plan, PrefixPlan):
         return two_calls(q, k, v, plan)

@@ -17,7 +17,7 @@ LOGITS = 2**25  # logits that exist at one time: 128 MiB in float32, and as much
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, rows, bias, targets, weight, ranges):
-        device = hidden.device.type
+        device = "cpu" if hidden.is_meta else hidden.device.type  # the meta device has no autocast of its own
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         h, w, b = hidden.to(dtype), rows.to(dtype), None if bias is None else bias.float()
         each = torch.zeros(len(targets), device=hidden.device)
@@ -49,7 +49,7 @@ class _CrossEntropy(torch.autograd.Function):
                 if dw is not None:
                     _add_product(dw[start:stop], d.T, h[where] * scale.to(dtype))
                 del d, log_p
-        ctx.grads = dh if dh is None else dh.to(hidden.dtype), dw, db if bias is None else db.to(bias.dtype)
+        ctx.grads = dh if dh is None else dh.to(hidden.dtype), dw, None if db is None else db.to(bias.dtype)
         ctx.mark_non_differentiable(each)
         return (each * weight).sum(), each
 

@@ -44,6 +44,10 @@ class TokenIO(nn.Module, ABC):
         """
 
     @abstractmethod
+    def weights(self, targets: Tensor) -> Tensor:
+        """How many weights the state of each target int64 (p,) is multiplied with to predict it, int64 (p,)."""
+
+    @abstractmethod
     def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
         """Hidden states (b, d) -> ids int64 (b,) within `allowed`, drawn by a `sampling.rules.Draw` at a `Place`."""
 
@@ -76,6 +80,9 @@ class Flat(TokenIO):
 
     def loss(self, hidden: Tensor, targets: Tensor, weight: Tensor) -> IdLoss:
         return IdLoss(*cross_entropy(hidden, self.rows, targets, weight, self.ranges))
+
+    def weights(self, targets: Tensor) -> Tensor:
+        return self.table.embedding_dim * _choices(targets, self.ranges or [(0, self.table.num_embeddings)])
 
     def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
         return draw(linear(hidden, self.rows[allowed.start : allowed.stop]), place) + allowed.start
@@ -120,6 +127,10 @@ class FactoredIO(TokenIO):
     def head(self, i: int) -> tuple[Tensor, Tensor | None]:
         """Rows (size, d) and bias of factor i; of the ids that are not visual for i = -1."""
 
+    @abstractmethod
+    def dense_weights(self) -> tuple[int, int]:
+        """Weights before the heads: of `states`, and of all `state`s of a visual id."""
+
     def check(self, vocabulary: Vocabulary) -> None:
         _equal("visual_start", self.visual_start, vocabulary.visual_start)
         _equal("visual_size", self.visual_size, vocabulary.visual_size)
@@ -158,6 +169,15 @@ class FactoredIO(TokenIO):
             total = total + summed
             each[others] = nats
         return IdLoss(total, each)
+
+    def weights(self, targets: Tensor) -> Tensor:
+        width, (shared, visual) = self.flat.embedding_dim, self.dense_weights()
+        if self.ranges is None:
+            others = torch.full_like(targets, self.flat.num_embeddings)
+        else:
+            others = _choices(targets, self.ranges)
+        of_visual = width * self.size * self.factors + visual
+        return shared + torch.where(self._is_visual(targets), of_visual, width * others)
 
     def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
         states = self.states(hidden)
@@ -212,6 +232,9 @@ class Factored(FactoredIO):
     def head(self, i: int) -> tuple[Tensor, None]:
         return (self.head_flat if i < 0 else self.heads[i]).weight, None
 
+    def dense_weights(self) -> tuple[int, int]:
+        return 0, len(self.mix) * self.flat.embedding_dim**2
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments) -> None:
         """Two factors may be stored by the names low and high."""
         names = {"low.": "tables.0.", "high.": "tables.1.", "head_low.": "heads.0.", "head_high.": "heads.1.",
@@ -246,6 +269,9 @@ class IndependentFactors(FactoredIO):
     def head(self, i: int) -> tuple[Tensor, Tensor]:
         return (self.flat.weight, self.bias_flat) if i < 0 else (self.tables[i].weight, self.biases[i])
 
+    def dense_weights(self) -> tuple[int, int]:
+        return self.flat.embedding_dim**2, 0
+
 
 def _ranges(starts: list[int] | None, size: int) -> list[tuple[int, int]] | None:
     if starts is None:
@@ -254,6 +280,12 @@ def _ranges(starts: list[int] | None, size: int) -> list[tuple[int, int]] | None
     if bounds[0] != 0 or any(a >= b for a, b in pairwise(bounds)):
         raise ValueError(f"starts {starts} must begin with 0 and rise up to below {size} ids")
     return list(pairwise(bounds))
+
+
+def _choices(ids: Tensor, ranges: list[tuple[int, int]]) -> Tensor:
+    """Ids int64 (p,) -> how many ids are in the range of each, int64 (p,)."""
+    starts, stops = torch.tensor(ranges, device=ids.device).T.contiguous()
+    return (stops - starts)[torch.bucketize(ids, starts, right=True) - 1]
 
 
 def _check_ranges(ranges: list[tuple[int, int]] | None, vocabulary: Vocabulary) -> None:

@@ -9,6 +9,7 @@ from lightning import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from videopoet.training.numbers import default_callbacks
 from videopoet.training.start import Exported, Start
 
 
@@ -53,7 +54,8 @@ class FitCLI(LightningCLI):
             self.trainer_defaults["callbacks"] = [RichProgressBar()]
 
     def before_fit(self) -> None:
-        model = self.config.fit.model.as_dict()
+        model, data = self.config.fit.model.as_dict(), self.config.fit.data.as_dict()
+        self.trainer.callbacks[:0] = default_callbacks(self.trainer, data)
         self.trainer.callbacks.insert(0, SpecCallback(model["init_args"][self.model.component]))
         start = self.config_init.fit.start_from
         if start is not None and self.config.fit.ckpt_path is None:

@@ -4,7 +4,6 @@ from functools import partial
 
 import lightning
 import torch
-from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from videopoet.models.token_lm import TokenLM
@@ -50,12 +49,12 @@ class TokenLMTraining(lightning.LightningModule):
             for block in self.model.transformer.blocks:
                 block.compile(dynamic=True)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def training_step(self, batch: Batch, index: int) -> dict:
         loss = self.model.loss(batch)
         self.log("train/loss", loss.total, prog_bar=True)
         self.log("train/padding", batch.padding)
         self.log_dict({f"train/{batch.task}/{name}": value for name, value in loss.by_modality.items()})
-        return loss.total
+        return {"loss": loss.total, "nats": {"all": loss.total.detach(), **loss.by_modality}}
 
     def validation_step(self, batch: Batch, index: int) -> None:
         loss = self.model.loss(batch)

@@ -1,0 +1,221 @@
+"""How fast shards are read: samples/s and MB/s beside `tarfile`, which only reads, and beside `webdataset`.
+
+    python tools/benchmark_data.py out/world/tokens/train --out out/benchmark_data.json
+
+Every contestant reads whole samples; all but `tarfile` decode them to arrays. Cold: the tars are dropped from the page
+cache before (posix_fadvise). Workers hand over batches of 32. The contestants take turns within a round, and the ratio to
+`tarfile` is that of one round; the table shows the median round. First, the process's memory at the start and at the end of
+many shuffled passes. `tarfile` reads in one process whatever the workers of the others. On a machine that others use, too,
+CPU seconds (workers included) say more than seconds.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import statistics
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import webdataset
+from torch.utils.data import DataLoader, Dataset
+
+from videopoet.data.order import sample_indices
+from videopoet.data.shards import ShardReader
+
+BATCH = 32
+
+
+class Batches(Dataset):
+    """Item i is the samples of the i-th batch of one pass, in their order or shuffled over all shards."""
+
+    def __init__(self, reader: ShardReader, seed: int | None):
+        self.reader, self.seed = reader, seed
+
+    def __len__(self) -> int:
+        return -(-len(self.reader) // BATCH)
+
+    def __getitem__(self, item: int) -> list[dict]:
+        start = item * BATCH
+        count = min(BATCH, len(self.reader) - start)
+        if self.seed is None:
+            return [self.reader[index] for index in range(start, start + count)]
+        indices = sample_indices(len(self.reader), self.seed, start, count)
+        self.reader.expect(indices)  # as the schedules of training do
+        return [self.reader[index] for index in indices]
+
+
+def paths(reader: ShardReader) -> list[Path]:
+    """The tars of a local folder."""
+    return [Path(reader.folder) / shard.name for shard in reader.manifest.shards]
+
+
+def read_tars(reader: ShardReader, workers: int, seed: int) -> Iterator[int]:
+    """The floor: every member read from start to end, nothing decoded. Yields samples read, one after the other."""
+    for path in paths(reader):
+        last = None
+        with tarfile.open(path, "r:") as tar:
+            for info in tar:
+                tar.extractfile(info).read()
+                key = info.name.partition(".")[0]
+                if last is not None and key != last:
+                    yield 1
+                last = key
+        yield 1
+
+
+def ours(seeded: bool) -> Callable[[ShardReader, int, int], Iterator[int]]:
+    """The reader of this project, in order or shuffled over all shards."""
+
+    def run(reader: ShardReader, workers: int, seed: int) -> Iterator[int]:
+        fresh = ShardReader(reader.folder)
+        batches = Batches(fresh, seed if seeded else None)
+        loader = DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=_same)
+        yield from (len(batch) for batch in loader)
+
+    return run
+
+
+def theirs(shuffled: bool) -> Callable[[ShardReader, int, int], Iterator[int]]:
+    """`webdataset`, in order or with its shards shuffled and a buffer of 1000 samples."""
+
+    def run(reader: ShardReader, workers: int, seed: int) -> Iterator[int]:
+        urls = [str(path) for path in paths(reader)]
+        data = webdataset.WebDataset(urls, shardshuffle=len(urls) if shuffled else False, seed=seed, empty_check=False)
+        data = data.shuffle(1000, initial=1000) if shuffled else data
+        data = data.decode().batched(BATCH, collation_fn=list, partial=True)
+        yield from (len(batch) for batch in DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_same))
+
+    return run
+
+
+def _same(batch):
+    return batch
+
+
+CONTESTANTS = {
+    "tarfile": read_tars,
+    "ours, in order": ours(False),
+    "ours, shuffled": ours(True),
+    "webdataset, in order": theirs(False),
+    "webdataset, shuffled": theirs(True),
+}
+
+
+def make_cold(reader: ShardReader) -> None:
+    """Ask the kernel to forget the tars. It may keep what others map."""
+    for path in paths(reader):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def make_warm(reader: ShardReader) -> None:
+    """Read every byte once."""
+    for path in paths(reader):
+        path.read_bytes()
+
+
+def cpu_seconds() -> float:
+    """Of this process and of workers that have ended."""
+    return sum(
+        use.ru_utime + use.ru_stime for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def measure(contestant, reader: ShardReader, workers: int, seed: int, most: int) -> tuple[float, float]:
+    """Samples per second and per CPU second of one pass, of at most so many; what it takes to begin is part of it."""
+    begun, begun_cpu, samples = time.perf_counter(), cpu_seconds(), 0
+    run = contestant(reader, workers, seed)
+    for count in run:
+        samples += count
+        if samples >= most:
+            break
+    seconds = time.perf_counter() - begun
+    run.close()  # ends the workers, whose time counts then
+    return samples / seconds, samples / (cpu_seconds() - begun_cpu)
+
+
+def rounds(reader: ShardReader, cold: bool, workers: int, number: int, most: int) -> dict[str, dict[str, float]]:
+    """Median speeds of every contestant, and median ratios to `tarfile` within a round."""
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTESTANTS}
+    for seed in range(number):
+        for name, contestant in CONTESTANTS.items():
+            make_cold(reader) if cold else make_warm(reader)
+            speeds[name].append(measure(contestant, reader, workers, seed, most))
+    floor, results = speeds["tarfile"], {}
+    for name, found in speeds.items():
+        ratios = [(speed / base, each / least) for (speed, each), (base, least) in zip(found, floor)]
+        medians = [statistics.median(column) for column in (*zip(*found), *zip(*ratios))]
+        names = ("samples_per_second", "samples_per_cpu_second", "to_tarfile", "to_tarfile_cpu")
+        results[name] = dict(zip(names, medians))
+    return results
+
+
+def resident() -> int:
+    """Bytes of memory that this process has of its own: pages of mapped files not counted."""
+    _, total, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (total - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def long_run(reader: ShardReader, samples: int) -> dict[str, float]:
+    """Memory at the start (after a tenth), at the end and at most, in MiB, of so many shuffled samples."""
+    taken, found = 0, []
+    for start in itertools.count(0, BATCH):
+        for index in sample_indices(len(reader), 1, start, BATCH):
+            reader[index]
+        taken += BATCH
+        if taken % (BATCH * 16) == 0 or taken >= samples:
+            found.append((taken, resident() / 2**20))
+        if taken >= samples:
+            break
+    early = next(memory for at, memory in found if at >= samples / 10)
+    return {"samples": taken, "start_mib": early, "end_mib": found[-1][1], "most_mib": max(m for _, m in found)}
+
+
+def table(results: list[dict], megabytes: float) -> str:
+    """Markdown, one row per contestant; megabytes per sample, tar headers and padding included."""
+    names = "contestant | cache | workers | samples/s | MB/s | to `tarfile` | samples/CPU s | to `tarfile`"
+    lines = [f"| {names} |", "|---|---|---|---|---|---|---|---|"]
+    for row in results:
+        for name, found in row["contestants"].items():
+            speed, ratio = found["samples_per_second"], found["to_tarfile"]
+            where = f"{row['cache']} | {row['workers'] if name != 'tarfile' else 0}"
+            cpu = f"{found['samples_per_cpu_second']:,.0f} | {found['to_tarfile_cpu']:.2f}"
+            lines.append(f"| {name} | {where} | {speed:,.0f} | {speed * megabytes:,.1f} | {ratio:.2f} | {cpu} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", type=Path, help="local folder of shards, of either kind")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=10**9, help="at most so many of a pass")
+    parser.add_argument("--long", type=int, default=200_000, help="samples of the run whose memory is watched")
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    a = parser.parse_args()
+    reader = ShardReader(a.shards)
+    megabytes = sum(shard.bytes for shard in reader.manifest.shards) / 1e6 / len(reader)
+    next(iter(reader))  # indexes are made once, not by each contestant
+    list(reader.having("json"))
+    memory = long_run(reader, a.long)
+    print(f"memory over {memory['samples']} samples: {memory['start_mib']:.1f} MiB at the start, {memory['end_mib']:.1f} "
+          f"at the end, {memory['most_mib']:.1f} at most")  # fmt: skip
+    results = []
+    for cache, workers in itertools.product(("warm", "cold"), a.workers):
+        found = rounds(reader, cache == "cold", workers, a.rounds, a.samples)
+        results.append({"cache": cache, "workers": workers, "contestants": found})
+        print(table(results[-1:], megabytes), flush=True)
+    if a.out:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"shards": str(a.shards), "samples": len(reader), "megabytes_per_sample": megabytes}
+        a.out.write_text(json.dumps({"facts": facts, "results": results, "memory": memory}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
