@@ -21,14 +21,16 @@ TOKENIZER = "--model.init_args.tokenizer.init_args"
 
 
 def stack(path: Path) -> list[Path]:
-    """A config that names no data is laid over the `base.yaml` beside it."""
+    """A config that names no data is laid over the `base.yaml` beside it, one for every training over the demo's."""
+    if path.parent.name in ("strategy", "hardware"):
+        return [ROOT / "configs/demo/lm.yaml", path]
     whole = "class_path" in yaml.safe_load(path.read_text()).get("data", {})
     return [path] if whole else [path.with_name("base.yaml"), path]
 
 
 def shrink(config: dict) -> list[str]:
     """Published networks and losses at a size that takes a step in a second, on 16 x 16 pixels or their tokens."""
-    arguments, overrides = config["model"]["init_args"], []
+    arguments, overrides = config.get("model", {}).get("init_args", {}), []
     language = arguments.get("model", {}).get("init_args", {})
     if language.get("transformer", {}).get("init_args", {}).get("width", 0) >= 1024:
         small = {"transformer": {"width": 32, "layers": 2, "heads": 2},
