@@ -91,6 +91,7 @@ def fit(arguments: list[str]) -> FitCLI:
 
 def leave_together() -> None:
     """Close the connections between ranks when all are done: gloo aborts a rank whose neighbour is gone already."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and torch.distributed.get_world_size() > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

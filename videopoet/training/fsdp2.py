@@ -1,5 +1,6 @@
 """Fully sharded data parallelism by torch alone (FSDP2) as a Lightning strategy."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from videopoet.training.sharded import Sharded
 class FSDP2(Sharded, ModelParallelStrategy):
     """Weights, gradients and optimizer dealt out to ranks, gathered block by block while the model runs.
 
-    Blocks are the members of `nn.ModuleList`s that hold weights in layers of their own; what is left is one more group.
+    What no block holds (`blocks_of`) is one more group.
     Weights and optimizer are float32; `bf16-mixed` computes in bfloat16. A checkpoint is a folder and goes on with any
     number of ranks.
     """
@@ -36,11 +37,8 @@ class FSDP2(Sharded, ModelParallelStrategy):
         if isinstance(module, torch.distributed.fsdp.FSDPModule):  # asked again, for validation
             return
         mesh = self.device_mesh["data_parallel"]
-        for parent in module.modules():
-            if isinstance(parent, nn.ModuleList):
-                for block in parent:
-                    if any(True for _ in block.children()) and any(p.requires_grad for p in block.parameters()):
-                        fully_shard(block, mesh=mesh)
+        for block in blocks_of(module):
+            fully_shard(block, mesh=mesh)
         fully_shard(module, mesh=mesh)
         for name in ("training_step", "validation_step"):
             register_fsdp_forward_method(module, name)
@@ -60,3 +58,12 @@ class FSDP2(Sharded, ModelParallelStrategy):
             return super().load_checkpoint(checkpoint_path, weights_only)
         except ValueError as error:
             raise ValueError(f"{error} Go on with the strategy that wrote it, or start from its weights by --start_from") from None
+
+
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost members of `nn.ModuleList`s that have layers of their own: transformer blocks, as a rule."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList) and all(any(True for _ in block.children()) for block in child):
+            yield from child
+        else:
+            yield from blocks_of(child)

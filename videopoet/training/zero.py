@@ -73,6 +73,7 @@ class DeepSpeed(Sharded, DeepSpeedStrategy):
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own would be compiled first
             "zero_optimization": zero,
+            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed's own throughput, which nothing shows
         }
         try:
             super().__init__(config=config | (more or {}))
