@@ -2,15 +2,17 @@
 
 import json
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from videopoet.training.sharded import WEIGHTS, facts
+from videopoet import component
+from videopoet.training.sharded import WEIGHTS, facts, portable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +64,34 @@ def _read_file(path: Path) -> tuple[dict, dict[str, Tensor], dict]:
     prefix = part["name"] + "."
     state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     return part["spec"], state, facts(content)
+
+
+def load(path: str | Path, expect: type[nn.Module]) -> tuple[nn.Module, dict[str, str]]:
+    """The trained part as `component.load` gives it, in eval mode, and the files of its tokenizers.
+
+    Raises ValueError where it is of another class than expected.
+    """
+    trained = read(path)
+    spec = portable(trained.spec)
+    module = component.instantiate(spec)
+    if not isinstance(module, expect):
+        raise ValueError(f"{path} trains {type(module).__name__}, {expect.__name__} is needed")
+    component.fit(module, trained.state, str(path))
+    module.metadata, module.spec = trained.metadata, spec
+    module.fingerprint = component.fingerprint(json.dumps(spec), trained.state)
+    module.stored = {name: tensor.dtype for name, tensor in trained.state.items()}
+    return module.eval(), trained.files
+
+
+def find(name: str, fingerprints: dict[str, str], files: dict[str, str], folders: Iterable[Path]) -> Path:
+    """The file of the tokenizer that a checkpoint's tokens were made by: where its run had it, or NAME.safetensors in
+    one of the folders. Raises ValueError where none of these has the fingerprint."""
+    candidates = [Path(files[name])] if name in files else []
+    candidates += [folder / f"{name}.safetensors" for folder in folders]
+    for candidate in candidates:
+        if candidate.is_file() and component.read_fingerprint(candidate) == fingerprints.get(name):
+            return candidate
+    raise ValueError(
+        f"the {name} tokenizer {fingerprints.get(name)}, by which the checkpoint's tokens were made, is none of "
+        f"{', '.join(map(str, candidates))}: put it beside the checkpoint as {name}.safetensors"
+    )

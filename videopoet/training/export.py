@@ -4,6 +4,7 @@ from pathlib import Path
 
 from videopoet import component
 from videopoet.training import checkpoints
+from videopoet.training.sharded import portable
 
 
 def export(checkpoint: str | Path, out: str | Path, *, half: bool = True, int8: str | None = None) -> int:
@@ -17,10 +18,3 @@ def export(checkpoint: str | Path, out: str | Path, *, half: bool = True, int8: 
     component.save(out, portable(trained.spec), trained.state, trained.metadata, half=half, int8=int8)
     component.load(out)
     return Path(out).stat().st_size
-
-
-def portable(spec):
-    """The spec without `sentencepiece` paths: the text model's bytes travel in the weights."""
-    if isinstance(spec, dict):
-        return {key: None if key == "sentencepiece" else portable(value) for key, value in spec.items()}
-    return [portable(item) for item in spec] if isinstance(spec, list | tuple) else spec

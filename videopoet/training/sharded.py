@@ -81,7 +81,7 @@ class Sharded(ABC):
             if self.is_global_zero:
                 state[name] = tensor.detach().to("cpu", copy=True)
         if self.is_global_zero:
-            component.save(path, part["spec"], state, facts(checkpoint), half=False)
+            component.save(path, portable(part["spec"]), state, facts(checkpoint), half=False)
 
     def restore_averages(self, path: str | Path) -> None:
         """Take the averages from a checkpoint's weights file; any number of ranks may have written it."""
@@ -91,6 +91,13 @@ class Sharded(ABC):
             for name, weight in getattr(self.lightning_module, self.lightning_module.component).named_parameters():
                 if weight.requires_grad:
                     self.scatter(weight, state[name].to(self.root_device))
+
+
+def portable(spec):
+    """The spec without `sentencepiece` paths: the text model's bytes travel in the weights."""
+    if isinstance(spec, dict):
+        return {key: None if key == "sentencepiece" else portable(value) for key, value in spec.items()}
+    return [portable(item) for item in spec] if isinstance(spec, list | tuple) else spec
 
 
 def facts(checkpoint: dict) -> dict:
