@@ -43,6 +43,8 @@ class Losses(lightning.Callback):
 
 
 class SaveAt(lightning.Callback):
+    """Saves once at a step."""
+
     def __init__(self, step: int, path: str):
         self.step, self.path = step, path
 
@@ -101,7 +103,8 @@ def train(plan: dict, run: dict, devices: int, strategy) -> dict:
     if "validate" in run:
         judge = lightning.Trainer(accelerator="cpu", devices=devices, strategy=strategy_of(plan["strategy"]), logger=False,
                                   enable_progress_bar=False, enable_checkpointing=False, limit_val_batches=1)  # fmt: skip
-        found = judge.validate(module, datamodule=data(plan, devices), ckpt_path=run["validate"], verbose=False,
+        fresh = TokenLMTraining(component.instantiate(plan["spec"]))
+        found = judge.validate(fresh, datamodule=data(plan, devices), ckpt_path=run["validate"], verbose=False,
                                weights_only=True)  # fmt: skip
         result["validation"] = found[0]["validation/loss"]
     return result

@@ -83,6 +83,7 @@ class Sharded(ABC):
         if self.is_global_zero:
             component.save(path, portable(part["spec"]), state, facts(checkpoint), half=False)
 
+    @torch.no_grad()
     def restore_averages(self, path: str | Path) -> None:
         """Take the averages from a checkpoint's weights file; any number of ranks may have written it."""
         state = load_file(Path(path) / WEIGHTS)

@@ -98,9 +98,6 @@ class DeepSpeed(Sharded, DeepSpeedStrategy):
     def setup(self, trainer) -> None:
         if not trainer.lightning_module.automatic_optimization:
             raise ValueError("DeepSpeed has one optimizer, an adversary needs another: use configs/strategy/ddp.yaml")
-        self._saved_ranks = saved_ranks(Path(trainer.ckpt_path)) if trainer.ckpt_path and trainer.training else None
-        if self._saved_ranks not in (None, self.world_size):
-            self.config["checkpoint"] = {"load_universal": True}
         super().setup(trainer)
 
     def _setup_model_and_optimizer(self, model, optimizer, lr_scheduler=None):
@@ -122,11 +119,12 @@ class DeepSpeed(Sharded, DeepSpeedStrategy):
         if ranks is None:
             raise ValueError(f"{path} is no checkpoint of DeepSpeed: go on with the strategy that wrote it, or start from "
                              "its weights by --start_from")  # fmt: skip
+        universal = ranks != self.world_size and self.lightning_module.trainer.training
         with weights_alone():
-            if ranks != self.world_size and self.lightning_module.trainer.training:
-                if self.is_global_zero and not (path / "latest_universal").exists():
-                    to_universal(path)
-                self.barrier()
+            if universal and self.is_global_zero and not (path / "latest_universal").exists():
+                to_universal(path)
+            self.barrier()
+            self.deepspeed_engine._config.load_universal_checkpoint = universal
             return super().load_checkpoint(path, weights_only)
 
     def shards(self) -> list[Tensor]:
