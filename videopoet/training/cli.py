@@ -7,10 +7,11 @@ import lightning
 import torch
 from jsonargparse import ActionConfigFile
 from lightning import Callback, LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from videopoet.training.ema import check_averaging
+from videopoet.training.preemption import Preemption
 from videopoet.training.start import Exported, Start
 
 
@@ -59,7 +60,11 @@ class FitCLI(LightningCLI):
         check_averaging(self.trainer)
         model, data = self.config.fit.model.as_dict(), self.config.fit.data.as_dict()
         files = {name: str(path) for name, path in (data["init_args"].get("tokenizers") or {}).items()}
-        self.trainer.callbacks.insert(0, SpecCallback(model["init_args"][self.model.component], files))
+        callbacks = self.trainer.callbacks
+        callbacks.insert(0, SpecCallback(model["init_args"][self.model.component], files))
+        if not any(isinstance(callback, Preemption) for callback in callbacks):  # after averages, before checkpoints
+            place = next((i for i, c in enumerate(callbacks) if isinstance(c, Checkpoint)), len(callbacks))
+            callbacks.insert(place, Preemption())
         start = self.config_init.fit.start_from
         if start is not None and self.config.fit.ckpt_path is None:
             start = Exported(file=start) if isinstance(start, str) else start

@@ -39,6 +39,8 @@ class SamplePreview(lightning.Callback):
     def on_validation_end(self, trainer, pl_module) -> None:
         if trainer.sanity_checking or pl_module.logger is None or not trainer.is_global_zero:
             return
+        if getattr(trainer.strategy, "partitions_weights", False):  # one rank alone has no model to sample from
+            return
         board, step, facts = pl_module.logger.experiment, trainer.global_step, pl_module.metadata
         ids, layout = self._generate(pl_module.model, read_layout(facts["layout"]))
         video = self.visual.decode(layout.visual_codes(ids[Modality.VISUAL].cpu())) / 2 + 0.5
