@@ -72,10 +72,10 @@ def strategy_of(spec):
 
 
 def data(plan: dict, devices: int) -> MixtureDataModule:
-    """As many samples per step on any number of devices up to two."""
+    """As many samples per step on one rank as on two."""
     shares = {name: Share(task=TASKS[name]) for name in plan.get("tasks", ["text-to-video"])}
     return MixtureDataModule(plan["tokens"], shares, plan["tokenizers"], validation_tokens=plan["tokens"],
-                             tokens_per_batch=TOKENS * 2 // devices, num_workers=0)  # fmt: skip
+                             tokens_per_batch=TOKENS * 2 // (devices * plan.get("num_nodes", 1)), num_workers=0)  # fmt: skip
 
 
 def train(plan: dict, run: dict, devices: int, strategy) -> dict:
@@ -91,7 +91,8 @@ def train(plan: dict, run: dict, devices: int, strategy) -> dict:
     if "folder" in run:
         callbacks.append(ModelCheckpoint(run["folder"], every_n_train_steps=2, save_last=True, enable_version_counter=False))
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=devices, strategy=strategy, max_steps=run["steps"], callbacks=callbacks,
+        accelerator="cpu", devices=devices, num_nodes=plan.get("num_nodes", 1), strategy=strategy, max_steps=run["steps"],
+        callbacks=callbacks,
         precision=run.get("precision", "32-true"), gradient_clip_val=0.5, accumulate_grad_batches=run.get("accumulate", 1),
         limit_val_batches=0, logger=False, enable_checkpointing="folder" in run, enable_progress_bar=False,
         enable_model_summary=False,

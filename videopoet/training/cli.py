@@ -1,5 +1,6 @@
 """`videopoet fit`: the Lightning CLI for every trainable part."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -53,6 +54,9 @@ class FitCLI(LightningCLI):
         parser.add_argument("--start_from", type=Start | str | None, default=None, help=help)
 
     def before_instantiate_classes(self) -> None:
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # what torchrun started counts, and may change between restarts
+            self.config.fit.trainer.num_nodes = int(os.environ["GROUP_WORLD_SIZE"])
+            self.config.fit.trainer.devices = int(os.environ["LOCAL_WORLD_SIZE"])
         if self.config.fit.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [RichProgressBar()]
 
