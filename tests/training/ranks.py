@@ -4,6 +4,7 @@ A plan has `devices`, `strategy` (class_path and init_args, or a name), where th
 one after the other by the same processes. The same functions make the reference in the test's own process.
 """
 
+import copy
 import importlib
 import json
 import os
@@ -82,7 +83,9 @@ def train(plan: dict, run: dict, devices: int, strategy) -> dict:
     """One training; what came of it, and the trainer."""
     torch.set_num_threads(1)
     lightning.seed_everything(1, verbose=False)
-    module = TokenLMTraining(component.instantiate(plan["spec"]), warmup_steps=2, learning_rate=3e-3)
+    spec = copy.deepcopy(plan["spec"])
+    spec["init_args"]["transformer"]["init_args"]["recompute"] = run.get("recompute", False)
+    module = TokenLMTraining(component.instantiate(spec), warmup_steps=2, learning_rate=3e-3)
     losses = Losses(Path(run["log"]) if "log" in run else None)
     callbacks = [SpecCallback(plan["spec"], plan["tokenizers"]), losses]
     callbacks += [EMA(decay=0.5)] * run.get("ema", False)

@@ -74,7 +74,7 @@ def together(request, plan, tmp_path_factory):
         "whole": {"steps": 6, "ema": True, "save_at": [3, half], "save": end, "validate": half},
         "resumed": {"steps": 6, "ema": True, "resume": half, "save": again},
         "bf16": {"steps": 4, "precision": "bf16-mixed"},
-        "accumulated": {"steps": 2, "accumulate": 2},
+        "accumulated": {"steps": 2, "accumulate": 2, "recompute": True},
     }
     whole = plan | {"strategy": SHARDED[request.param], "runs": runs}
     return request.param, whole, folder, launch(whole, folder)

@@ -63,7 +63,7 @@ class FitCLI(LightningCLI):
     def before_fit(self) -> None:
         check_averaging(self.trainer)
         model, data = self.config.fit.model.as_dict(), self.config.fit.data.as_dict()
-        files = {name: str(path) for name, path in (data["init_args"].get("tokenizers") or {}).items()}
+        files = {name: str(path) for name, path in (data.get("init_args", {}).get("tokenizers") or {}).items()}
         callbacks = self.trainer.callbacks
         callbacks.insert(0, SpecCallback(model["init_args"][self.model.component], files))
         if not any(isinstance(callback, Preemption) for callback in callbacks):  # after averages, before checkpoints

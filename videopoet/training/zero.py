@@ -173,7 +173,6 @@ def to_universal(path: Path) -> None:
 def weights_alone() -> Iterator[None]:
     """DeepSpeed reads its files as pickles that may run code: within, torch reads data out of them and nothing else."""
     import torch.serialization as serialization
-    from deepspeed.checkpoint.utils import clone_tensors_for_torch_save  # noqa: F401  its package, before its classes
     from deepspeed.runtime.fp16 import loss_scaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
