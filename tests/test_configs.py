@@ -35,7 +35,9 @@ def shrink(config: dict) -> list[str]:
     if language.get("transformer", {}).get("init_args", {}).get("width", 0) >= 1024:
         small = {"transformer": {"width": 32, "layers": 2, "heads": 2},
                  "io": {"width": 32, "vocabulary_size": 5376, "starts": [0, 256, 4352, 4864]}}  # fmt: skip
-        overrides += [f"{LANGUAGE}.{part}.init_args.{k}={v}" for part, values in small.items() for k, v in values.items()]
+        overrides += [
+            f"{LANGUAGE}.{part}.init_args.{k}={v}" for part, values in small.items() for k, v in values.items()
+        ]
     tokenizer = arguments.get("tokenizer", {}).get("init_args", {})
     network = tokenizer.get("encoder", {}).get("init_args", {})
     if network.get("channels") == 128:

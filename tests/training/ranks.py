@@ -92,7 +92,9 @@ def train(plan: dict, run: dict, devices: int, strategy) -> dict:
     callbacks += [SaveAt(*run["save_at"])] if "save_at" in run else []
     callbacks += [KillAt(run["kill_at"])] if "kill_at" in run else []
     if "folder" in run:
-        callbacks.append(ModelCheckpoint(run["folder"], every_n_train_steps=2, save_last=True, enable_version_counter=False))
+        callbacks.append(
+            ModelCheckpoint(run["folder"], every_n_train_steps=2, save_last=True, enable_version_counter=False)
+        )
     trainer = lightning.Trainer(
         accelerator="cpu", devices=devices, num_nodes=plan.get("num_nodes", 1), strategy=strategy, max_steps=run["steps"],
         callbacks=callbacks,

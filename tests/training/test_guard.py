@@ -63,14 +63,21 @@ def test_a_bad_batch_changes_nothing(value, clip):
 
 def test_without_the_guard_it_ruins_the_weights():
     module = Line()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     lightning.Trainer(accelerator="cpu", max_epochs=1, **quiet).fit(module, batches(30, {20: float("nan")}))
     assert not torch.isfinite(module.w).any()
 
 
 def test_all_that_is_accumulated_with_a_bad_batch_is_left_out():
     module, _ = run({21: float("nan")}, accumulate_grad_batches=4)
-    assert torch.equal(module.history[20], module.history[24]) and not torch.equal(module.history[24], module.history[28])
+    assert torch.equal(module.history[20], module.history[24]) and not torch.equal(
+        module.history[24], module.history[28]
+    )
 
 
 def test_gradients_that_are_not_finite_are_left_out_though_the_loss_is():
@@ -80,14 +87,21 @@ def test_gradients_that_are_not_finite_are_left_out_though_the_loss_is():
             return (self.w * 0).abs().sqrt().sum() if index == 3 else super().training_step(batch, index)
 
     module = Root()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     lightning.Trainer(accelerator="cpu", max_epochs=1, callbacks=[LossGuard()], **quiet).fit(module, batches(10, {}))
     assert torch.isfinite(module.w).all()
 
 
 def test_a_budget_ends_the_training_and_names_the_batches():
     bad = {i: float("nan") for i in (12, 15, 18)}
-    with pytest.raises(ValueError, match=r"3 of the last 100 updates were left out, 2 are allowed.*\n.*step 12.*\n.*step 15"):
+    with pytest.raises(
+        ValueError, match=r"3 of the last 100 updates were left out, 2 are allowed.*\n.*step 12.*\n.*step 15"
+    ):
         run(bad, guard={"budget": 2, "within": 100})
     run(bad, guard={"budget": 2, "within": 5})  # long ago
 

@@ -38,7 +38,9 @@ def test_killed_on_two_ranks_and_resumed_is_never_stopped(plan, tmp_path):
     folders = {name: tmp_path / name for name in ("never", "killed")}
     for folder in folders.values():
         folder.mkdir()
-    runs = {name: {"steps": 8, "log": str(f / "log"), "folder": str(f / "kept"), "ema": True} for name, f in folders.items()}
+    runs = {
+        name: {"steps": 8, "log": str(f / "log"), "folder": str(f / "kept"), "ema": True} for name, f in folders.items()
+    }
     launch(plan | {"runs": {"never": runs["never"]}}, folders["never"])
     launch(plan | {"runs": {"killed": runs["killed"] | {"kill_at": 5}}}, folders["killed"], fails=True)
     assert max(read(folders["killed"] / "log")) == 4
@@ -65,10 +67,17 @@ def demo(world_tokens, shipped, text_model, tmp_path_factory) -> Path:
                                   "tokens_per_batch": 200, "first_steps": 0}  # fmt: skip
     folder = tmp_path_factory.mktemp("demo")
     (folder / "lm.yaml").write_text(yaml.safe_dump(text))
-    keep = {"dirpath": str(folder / "kept"), "save_last": True, "every_n_train_steps": 50, "enable_version_counter": False}
+    keep = {
+        "dirpath": str(folder / "kept"),
+        "save_last": True,
+        "every_n_train_steps": 50,
+        "enable_version_counter": False,
+    }
     callbacks = [{"class_path": "videopoet.training.ema.EMA"},
                  {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": keep}]  # fmt: skip
-    (folder / "kept.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks, "enable_checkpointing": True}}))
+    (folder / "kept.yaml").write_text(
+        yaml.safe_dump({"trainer": {"callbacks": callbacks, "enable_checkpointing": True}})
+    )
     return folder
 
 
@@ -108,7 +117,8 @@ def test_two_nodes_on_one_machine(plan, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     run = {"steps": 4, "log": str(tmp_path / "log")}
-    (tmp_path / "plan.json").write_text(json.dumps(plan | {"devices": 1, "num_nodes": 2, "tasks": ["text-to-video"], "runs": {"whole": run}}))
+    plan = plan | {"tasks": ["text-to-video"]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan | {"devices": 1, "num_nodes": 2, "runs": {"whole": run}}))
     agents = [
         cli("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}", "--rdzv-id=7",
             "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", ranks.__file__,
@@ -119,5 +129,5 @@ def test_two_nodes_on_one_machine(plan, tmp_path):
     assert [agent.returncode for agent in agents] == [0, 0], said
     alone = tmp_path / "alone"
     alone.mkdir()
-    ranks.train(plan | {"tasks": ["text-to-video"]}, {"steps": 4, "log": str(alone / "log")}, 1, "auto")  # one process, twice the samples
+    ranks.train(plan, {"steps": 4, "log": str(alone / "log")}, 1, "auto")  # one process, twice the samples
     close(read(tmp_path / "log"), read(alone / "log"))

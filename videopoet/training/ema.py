@@ -77,7 +77,11 @@ class EMA(EMAWeightAveraging):
 def check_averaging(trainer) -> None:
     """Raises ValueError for a callback that averages weights which no rank has whole."""
     for callback in trainer.callbacks:
-        if isinstance(trainer.strategy, Sharded) and isinstance(callback, WeightAveraging) and not isinstance(callback, EMA):
+        if (
+            isinstance(trainer.strategy, Sharded)
+            and isinstance(callback, WeightAveraging)
+            and not isinstance(callback, EMA)
+        ):
             raise ValueError(
                 f"{type(callback).__name__} would average nothing under {type(trainer.strategy).__name__}, which deals "
                 "weights out to ranks: use videopoet.training.ema.EMA"

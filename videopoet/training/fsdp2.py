@@ -27,7 +27,9 @@ class FSDP2(Sharded, ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         if not self.lightning_module.automatic_optimization:
-            raise ValueError("FSDP2 here trains by one optimizer, an adversary needs another: use configs/strategy/ddp.yaml")
+            raise ValueError(
+                "FSDP2 here trains by one optimizer, an adversary needs another: use configs/strategy/ddp.yaml"
+            )
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         self.lightning_module.configure_model = self._shard  # Lightning asks the module to do this
         super().setup_environment()
@@ -57,7 +59,9 @@ class FSDP2(Sharded, ModelParallelStrategy):
         try:
             return super().load_checkpoint(checkpoint_path, weights_only)
         except ValueError as error:
-            raise ValueError(f"{error} Go on with the strategy that wrote it, or start from its weights by --start_from") from None
+            raise ValueError(
+                f"{error} Go on with the strategy that wrote it, or start from its weights by --start_from"
+            ) from None
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:

@@ -23,7 +23,11 @@ class Rates(ABC):
         for name, weight, fan_in in weights_of(model):
             groups.setdefault((self.share(name, weight, fan_in), weight.ndim >= 2), []).append(weight)
         return [
-            {"params": groups[key], "lr": learning_rate * key[0], "weight_decay": weight_decay / key[0] if key[1] else 0.0}
+            {
+                "params": groups[key],
+                "lr": learning_rate * key[0],
+                "weight_decay": weight_decay / key[0] if key[1] else 0.0,
+            }
             for key in sorted(groups, key=lambda key: not key[1])  # the order that older checkpoints have
         ]
 

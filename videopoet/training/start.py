@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from videopoet import component
-from videopoet.training import checkpoints
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.tokenizers.visual.inflation import inflate
+from videopoet.training import checkpoints
 
 
 class Start(ABC):
