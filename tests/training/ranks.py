@@ -23,6 +23,7 @@ from videopoet.data.schedule import Share
 from videopoet.tasks.registry import TASKS
 from videopoet.training.cli import SpecCallback, leave_together
 from videopoet.training.ema import EMA
+from videopoet.training.guard import LossGuard
 from videopoet.training.token_lm import TokenLMTraining
 
 TOKENS = 210  # per batch and rank: two samples
@@ -65,6 +66,15 @@ class KillAt(lightning.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Poisoned(TokenLMTraining):
+    """Multiplies the losses of some steps."""
+
+    factors: dict[int, float] = {}
+
+    def training_step(self, batch, index):
+        return super().training_step(batch, index) * self.factors.get(batch.step, 1.0)
+
+
 def strategy_of(spec):
     if isinstance(spec, str):
         return spec
@@ -85,9 +95,11 @@ def train(plan: dict, run: dict, devices: int, strategy) -> dict:
     lightning.seed_everything(1, verbose=False)
     spec = copy.deepcopy(plan["spec"])
     spec["init_args"]["transformer"]["init_args"]["recompute"] = run.get("recompute", False)
-    module = TokenLMTraining(component.instantiate(spec), warmup_steps=2, learning_rate=3e-3)
+    module = Poisoned(component.instantiate(spec), warmup_steps=2, learning_rate=3e-3)
+    module.factors = {int(step): factor for step, factor in run.get("poison", {}).items()}
     losses = Losses(Path(run["log"]) if "log" in run else None)
     callbacks = [SpecCallback(plan["spec"], plan["tokenizers"]), losses]
+    callbacks += [LossGuard(warmup=2)] * bool(module.factors)
     callbacks += [EMA(decay=0.5)] * run.get("ema", False)
     callbacks += [SaveAt(*run["save_at"])] if "save_at" in run else []
     callbacks += [KillAt(run["kill_at"])] if "kill_at" in run else []

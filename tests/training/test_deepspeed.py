@@ -145,3 +145,14 @@ def test_a_checkpoint_is_exported_and_sampled_from(together, tmp_path):
 def test_the_folder_is_whole_or_not_there(together):
     _, _, folder, _ = together
     assert not list(folder.glob("*.part")) and not list(folder.glob("*.old"))
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_bad_batches_are_left_out(name, plan):
+    """One that is no number, which DeepSpeed sees by itself, and one that is only far too high."""
+    run = {"steps": 6, "poison": {2: float("nan"), 4: 50.0}}
+    found, expected = (ranks.train(plan, run, 1, each)["losses"] for each in (ranks.strategy_of(SHARDED[name]), "auto"))
+    close({step: found[step] for step in (0, 1, 3, 5)}, {step: expected[step] for step in (0, 1, 3, 5)})
+    unharmed = ranks.train(plan, {"steps": 6}, 1, "auto")["losses"]
+    assert found[5] != pytest.approx(unharmed[5], rel=1e-6), "two updates fewer"
+    assert found[5] < unharmed[0] + 0.1, "and no harm done"

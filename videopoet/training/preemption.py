@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 EXIT_CODE = 143  # as of a process that SIGTERM ended: whoever started the run sees that it is not done
 
@@ -62,7 +63,9 @@ class Preemption(lightning.Callback):
             if self.requeue and "SLURM_JOB_ID" in os.environ:
                 requeue_slurm()
         trainer.strategy.barrier()
-        raise SystemExit(EXIT_CODE)
+        # A process that Lightning started from the first one must end well, or Lightning kills the first.
+        ours = isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
+        raise SystemExit(0 if ours and trainer.local_rank else EXIT_CODE)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
