@@ -18,7 +18,7 @@ from videopoet.training import checkpoints
 from videopoet.training.export import export
 from videopoet.training.sharded import WEIGHTS
 
-pytestmark = pytest.mark.timeout(900)  # seconds on a machine of one's own, minutes on a crowded one
+pytestmark = pytest.mark.timeout(1800)  # seconds on a machine of one's own, minutes on a crowded one
 
 ZERO = "videopoet.training.zero.DeepSpeed"
 SHARDED = {

@@ -16,7 +16,7 @@ from conftest import lm_spec
 from test_configs import ROOT, TINY
 from test_deepspeed import close, launch
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
@@ -90,23 +90,24 @@ def test_deepspeed_trains_stops_resumes_and_samples_from_the_command_line(demo, 
     """Told to go by SIGTERM to one rank, both save and leave; `last` goes on; the folder is sampled from as it is."""
     fit = ["-m", "videopoet.cli", "fit", *overlays(demo, "deepspeed_zero2"), "--trainer.devices=2"]
     first = cli(*fit, "--trainer.max_steps=100000", folder=demo)
-    deadline = time.time() + 400
-    while not (demo / "kept").exists() or not list((demo / "kept").glob("*.ckpt")):
-        assert first.poll() is None, first.communicate()[0][-3000:]
-        assert time.time() < deadline
-        time.sleep(0.5)
-    first.send_signal(signal.SIGTERM)
-    said = first.communicate(timeout=300)[0]
+    try:
+        while not list(demo.glob("kept/*.ckpt")):
+            assert first.poll() is None, first.communicate()[0][-3000:]
+            time.sleep(0.5)
+        first.send_signal(signal.SIGTERM)
+        said = first.communicate(timeout=800)[0]
+    finally:
+        first.kill()
     assert first.returncode == 143, said[-3000:]
     assert "SIGTERM at step" in said and (demo / "kept/last.ckpt/weights.safetensors").is_file()
     stopped = int(said.split("SIGTERM at step ")[1].split(",")[0])
 
     again = cli(*fit, f"--trainer.max_steps={stopped + 2}", "--ckpt_path=last", folder=demo)
-    said = again.communicate(timeout=400)[0]
+    said = again.communicate(timeout=800)[0]
     assert again.returncode == 0 and "next: videopoet export" in said, said[-3000:]
     command = ["sample", "text-to-video", "--prompt", "a red circle", "--model", str(demo / "kept/last.ckpt")]
     sampled = cli("-m", "videopoet.cli", *command, "--out", str(tmp_path / "x.mp4"), folder=tmp_path)
-    said = sampled.communicate(timeout=300)[0]
+    said = sampled.communicate(timeout=800)[0]
     assert sampled.returncode == 0 and (tmp_path / "x.mp4").stat().st_size > 500, said[-3000:]
 
 

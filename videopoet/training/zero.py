@@ -100,10 +100,10 @@ class DeepSpeed(Sharded, DeepSpeedStrategy):
             raise ValueError("DeepSpeed has one optimizer, an adversary needs another: use configs/strategy/ddp.yaml")
         super().setup(trainer)
 
-    def _setup_model_and_optimizer(self, model, optimizer, lr_scheduler=None):
+    def init_deepspeed(self) -> None:
         if self.zero_stage_3:
-            self._declare_external(model)
-        return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+            self._declare_external(self.lightning_module)
+        super().init_deepspeed()
 
     def _declare_external(self, model: nn.Module) -> None:
         """Stage 3 gathers the weights of a module when it runs; say which modules read weights of others."""
