@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from videopoet.training.sharded import Sharded
+from videopoet.training.sharded import WEIGHTS, Sharded
 
 TAG = "checkpoint"  # Lightning's name of the folder in which DeepSpeed keeps its files
 UNIVERSAL = "universal"
@@ -119,13 +120,28 @@ class DeepSpeed(Sharded, DeepSpeedStrategy):
         if ranks is None:
             raise ValueError(f"{path} is no checkpoint of DeepSpeed: go on with the strategy that wrote it, or start from "
                              "its weights by --start_from")  # fmt: skip
-        universal = ranks != self.world_size and self.lightning_module.trainer.training
         with weights_alone():
+            if not self.lightning_module.trainer.training:
+                return self._load_weights(path)
+            universal = ranks != self.world_size
             if universal and self.is_global_zero and not (path / "latest_universal").exists():
                 to_universal(path)
             self.barrier()
             self.deepspeed_engine._config.load_universal_checkpoint = universal
             return super().load_checkpoint(path, weights_only)
+
+    @torch.no_grad()
+    def _load_weights(self, path: Path) -> dict[str, Any]:
+        """For validation: the weights file, whatever number of ranks wrote it, and what else Lightning stored."""
+        import deepspeed
+
+        part, state = getattr(self.lightning_module, self.lightning_module.component), load_file(path / WEIGHTS)
+        for name, tensor in part.state_dict(keep_vars=True).items():
+            with deepspeed.zero.GatheredParameters([tensor], modifier_rank=0, enabled=hasattr(tensor, "ds_id")):
+                if self.is_global_zero or not hasattr(tensor, "ds_id"):
+                    tensor.copy_(state[name])
+        first = min((path / TAG).glob("*mp_rank_00_model_states.pt"))
+        return torch.load(first, map_location="cpu", mmap=True, weights_only=True)
 
     def shards(self) -> list[Tensor]:
         zero = self.optimizers[0]
