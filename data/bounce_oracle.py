@@ -113,7 +113,8 @@ def score(reading: Reading, scene: Scene, impacts: Iterable[float] | None = None
     ``count`` and ``background`` are 0 or 1; ``colour``, ``shape``, ``size`` and ``motion`` (with the drift direction)
     are means over the scene's objects, and a missing object has nothing right. ``sound_pitch`` is 1 if exactly the
     shapes that strike are heard, and for a scene without impacts if it is silent. ``sound_timing`` is
-    ``2 matched / (onsets + impacts)``, matched within one video frame, 1 if there are neither.
+    ``2 matched / (onsets + impacts)``, matched within one video frame, 1 if there are neither. ``sound_shapes`` is 1 if
+    the shapes seen to strike are the ones heard. ``motion_kind`` is ``motion`` without the drift's direction.
 
     ``impacts`` are the times that onsets are held against: the scene's own by default; of a generated video, whose
     course the caption leaves open, pass ``reading.impacts``, the ones seen in that same video. A reading without sound
@@ -125,7 +126,7 @@ def score(reading: Reading, scene: Scene, impacts: Iterable[float] | None = None
         key=lambda values: sum(values.values()),
     )
     if any(seen.motion is None for seen in reading.objects):
-        del scores["motion"]
+        del scores["motion"], scores["motion_kind"]
     kind, tone = reading.background
     scores["count"] = float(len(reading.objects) == len(scene.objects))
     scores["background"] = float((kind, tone) == (scene.background.kind, scene.background.tone))
@@ -134,6 +135,7 @@ def score(reading: Reading, scene: Scene, impacts: Iterable[float] | None = None
         rung = {onset.shape for onset in reading.onsets}
         scores["sound_pitch"] = float(rung == struck if struck else reading.silent)
         expected = [impact.time for impact in scene.impacts()] if impacts is None else list(impacts)
+        scores["sound_shapes"] = float(rung == {seen.shape for seen in reading.objects if seen.impacts})
         scores["sound_timing"] = timing([onset.time for onset in reading.onsets], expected, 1.0 / reading.fps)
     return scores
 
@@ -161,6 +163,7 @@ def _score_objects(order: tuple[SeenObject | None, ...], scene: Scene) -> dict[s
         "shape": lambda seen, body: seen.shape == body.shape,
         "size": lambda seen, body: seen.size == body.size,
         "motion": lambda seen, body: seen.motion == motion_name(body),
+        "motion_kind": lambda seen, body: (seen.motion or "").split(" ")[0] == body.motion.kind,
     }
     pairs = list(zip(order, scene.objects))
     return {

@@ -1,12 +1,15 @@
 """Flow and depth: the world's truth is true, estimators come near it, and both become one video."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from videopoet.conditions.depth import ChromaDepth, PretrainedDepth, WorldDepth
-from videopoet.conditions.flow import BlockMatching, DISFlow, Flow, WorldFlow
+from videopoet.conditions.flow import BlockMatching, DISFlow, Flow, RaftFlow, WorldFlow
 from videopoet.conditions.shot import NotKnown, Shot
 from videopoet.conditions.structure import FlowAndDepth
 from videopoet.data.bounce import Scene
@@ -113,3 +116,35 @@ def test_a_depth_network_comes_from_a_folder(tmp_path):
     assert near.shape == (2, 16, 16) and np.isfinite(near).all()
     with pytest.raises(ValueError, match="no depth network in"):
         PretrainedDepth(folder=str(tmp_path))(shot(0, frames=2))
+
+
+def test_raft_names_the_file_and_the_package_it_lacks(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=r"no file at nothing.pth: RaftFlow takes torchvision's raft_small_\*.pth"):
+        RaftFlow(weights="nothing.pth", small=True)(shot(0))
+    (tmp_path / "raft.pth").touch()
+    monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", None)
+    with pytest.raises(ValueError, match="RaftFlow needs torchvision built for this torch"):
+        RaftFlow(weights=str(tmp_path / "raft.pth"))(shot(0))
+
+
+def test_raft_keeps_the_size_of_the_clip_and_the_unit_of_the_flow(monkeypatch, tmp_path):
+    """A network that says "everything moves 8 of its own pixels to the right": 64 pixels shown as 128 make that 4."""
+
+    class Moving(torch.nn.Module):
+        def __init__(self, weights=None):
+            super().__init__()
+            self.step = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, first, second, num_flow_updates):
+            assert first.shape == second.shape == (1, 3, 128, 128) and first.min() >= -1 and num_flow_updates == 12
+            return [self.step[None, :, None, None].expand(1, 2, 128, 128)]
+
+    save_file({"step": torch.tensor([8.0, 0.0])}, tmp_path / "raft.safetensors")
+    fake = types.ModuleType("torchvision.models.optical_flow")
+    fake.raft_large = fake.raft_small = Moving
+    for name in ("torchvision", "torchvision.models"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", fake)
+    flow = RaftFlow(weights=str(tmp_path / "raft.safetensors"), size=128)(shot(0))
+    assert flow.shape == (16, 64, 64, 2)
+    assert np.allclose(flow, [4.0, 0.0])

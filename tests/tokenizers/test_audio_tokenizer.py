@@ -310,3 +310,16 @@ def test_validation_logs_measures_pictures_and_sounds(tmp_path):
     assert all(isfinite(value) for value in logged.values())
     events = b"".join(path.read_bytes() for path in tmp_path.rglob("events*"))
     assert b"validation/spectrogram_0" in events and b"validation/sound_0" in events
+
+
+@pytest.mark.parametrize("units", [0, 1, 3])
+def test_an_untrained_codec_keeps_the_size_of_its_signals(units):
+    """However many residual units: latents neither vanish nor grow, and the first reconstruction is soft."""
+    torch.manual_seed(0)
+    codec = SoundStream(num_filters=8, num_residual_layers=units, num_lstm_layers=0, levels=2, codebook_size=16)
+    audio = 0.1 * torch.randn(2, 1, 8000)
+    with torch.no_grad():
+        latents = codec.latents(audio)
+        made = codec.synthesize(torch.randn_like(latents))
+    assert 0.02 < latents.std() < 2
+    assert 1e-3 < made.std() < 0.3

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from encodec.modules import SEANetDecoder, SEANetEncoder
+from encodec.modules.seanet import SEANetResnetBlock
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -84,6 +85,9 @@ class SoundStream(AudioTokenizer):
         for module in [*self.encoder.modules(), *self.decoder.modules()]:
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                 _initialise(module)
+        for module in [*self.encoder.modules(), *self.decoder.modules()]:
+            if isinstance(module, SEANetResnetBlock):
+                _share_out(module)
         with torch.no_grad():  # start near silence: full-scale noise would first have to be unlearnt
             self.decoder.model[-1].conv.conv.weight.mul_(0.03)
         # The package's own weight norm is a hook that leaves a non-leaf weight behind, which cannot be deep-copied
@@ -146,3 +150,14 @@ def _initialise(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:
     fan_in = convolution.in_channels * convolution.kernel_size[0] / overlap
     nn.init.normal_(convolution.weight, std=sqrt(1.5 / fan_in))
     nn.init.zeros_(convolution.bias)
+
+
+@torch.no_grad()
+def _share_out(unit: SEANetResnetBlock) -> None:
+    """Half of the sum's power from the branch, half from the shortcut: a residual unit keeps the size of its signal.
+
+    Otherwise each doubles it, and the twelve units of SoundStream's decoder start 64 times too loud.
+    """
+    unit.block[-1].conv.conv.weight.mul_(sqrt(1 / 2))
+    if not isinstance(unit.shortcut, nn.Identity):
+        unit.shortcut.conv.conv.weight.mul_(sqrt(1 / 3))  # of what He initialisation gives, which expects an ELU before

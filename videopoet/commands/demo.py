@@ -87,6 +87,8 @@ def contact_sheet(path: Path, clips: list[dict], scale: int = 2, columns: int = 
 
 def page(reports: dict[str, dict], clips: list[dict]) -> str:
     """A page of prompts beside playing videos, without scripts or anything from elsewhere."""
+    from videopoet.evaluation.bounce import TRIALS
+
     rows = []
     for clip in clips:
         source = html.escape(clip["file"])
@@ -94,10 +96,9 @@ def page(reports: dict[str, dict], clips: list[dict]) -> str:
             view = f'<img src="{source}" width="192" height="192" alt="">'
         else:
             view = f'<video src="{source}" width="192" height="192" controls autoplay muted loop playsinline></video>'
-        given = {
-            "frame-prediction": "9 frames of: ", "video-to-audio": "silent video of: ", "image-to-video": "first frame and: ",
-        }.get(clip["task"], "")  # fmt: skip
-        rows.append(f"<tr><td>{view}</td><td>{clip['task']}</td><td>{given}{html.escape(clip['prompt'])}</td></tr>")
+        given = TRIALS[clip["task"]].given
+        said = html.escape(f"({given}) {clip['prompt']}" if given else clip["prompt"])
+        rows.append(f"<tr><td>{view}</td><td>{clip['task']}</td><td>{said}</td></tr>")
     scores = "".join(
         f"<tr><td>{task}</td><td>{100 * r['attribute_accuracy']:.1f} %</td><td>{100 * r['ceiling']:.1f} %</td>"
         f"<td>{r['n']}</td></tr>"

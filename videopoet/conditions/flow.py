@@ -1,8 +1,10 @@
-"""Optical flow: the built-in world's truth, OpenCV's DIS, and block matching that needs nothing else."""
+"""Optical flow: the built-in world's truth, RAFT, OpenCV's DIS, and block matching that needs nothing else."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +33,63 @@ class WorldFlow(Flow):
         if self.otherwise is None:
             raise NotKnown("this clip is not of the built-in world and has no true flow: name an estimator")
         return self.otherwise(shot)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaftFlow(Flow):
+    """RAFT (Teed and Deng, arXiv 2003.12039) as torchvision has it, from a local file; nothing is downloaded.
+
+    weights: torchvision's `raft_large_*.pth` or `raft_small_*.pth`, or the same tensors as safetensors.
+    small: whether it is the small network. updates: of the flow, per pair of frames.
+    size: pixels that the shorter side has at least where the network sees it; it cannot do with fewer than 128.
+    Raises ValueError where torchvision or the file is missing, or the file is of the other network.
+    """
+
+    weights: str
+    small: bool = False
+    updates: int = 12
+    size: int = 256
+
+    def __call__(self, shot: Shot) -> np.ndarray:
+        import torch
+        import torch.nn.functional as F
+
+        network = _raft(self.weights, self.small)
+        h, w = shot.video.shape[1:3]
+        grow = max(1.0, self.size / min(h, w))
+        seen = [-(-round(side * grow) // 8) * 8 for side in (h, w)]
+        video = torch.as_tensor(shot.video).permute(0, 3, 1, 2).float() / 127.5 - 1
+        video = F.interpolate(video, size=seen, mode="bilinear", antialias=True)
+        with torch.inference_mode():
+            pairs = zip(video[:-1, None], video[1:, None])
+            flow = torch.cat([network(a, b, num_flow_updates=self.updates)[-1] for a, b in pairs])
+        flow = F.interpolate(flow, size=(h, w), mode="bilinear", antialias=True)
+        return (flow * torch.tensor([w / seen[1], h / seen[0]])[:, None, None]).permute(0, 2, 3, 1).numpy()
+
+
+@lru_cache(maxsize=1)
+def _raft(weights: str, small: bool):
+    import torch
+    from safetensors.torch import load_file
+
+    if not Path(weights).is_file():
+        raise ValueError(
+            f"no file at {weights}: RaftFlow takes torchvision's raft_{'small' if small else 'large'}_*.pth"
+        )
+    try:
+        from torchvision.models.optical_flow import raft_large, raft_small
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+        raise ValueError(
+            f"RaftFlow needs torchvision built for this torch ({error}): install it, or take DISFlow"
+        ) from None
+    read = load_file if weights.endswith(".safetensors") else lambda path: torch.load(path, "cpu", weights_only=True)
+    network = (raft_small if small else raft_large)(weights=None).eval()
+    try:
+        network.load_state_dict(read(weights))
+    except RuntimeError:
+        one, other = ("small", "large") if small else ("large", "small")
+        raise ValueError(f"{weights} does not fit RAFT {one}; of RAFT {other} say so by `small`") from None
+    return network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,15 @@
 """How well a model does in the built-in world: held-out prompts, and an oracle that reads the answers back.
 
-For each task n scenes are drawn from combinations of shape, colour and motion that training never saw. The score of an
+For each task n scenes are drawn from combinations of shape, colour and motion that training never saw; `bounce_trials`
+says what each task is given and asked. The score of an
 attribute is the fraction that the oracle reads right; beside it stands the ceiling, the same score of the true clips
 after a round trip through the tokenizers.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
+from itertools import count, islice
 
 import numpy as np
 from rich.table import Table
@@ -15,44 +17,16 @@ from rich.table import Table
 from videopoet.data.bounce import Scene
 from videopoet.data.bounce_oracle import read_scene, score
 from videopoet.data.media import Media
-from videopoet.sampling.request import Request
+from videopoet.evaluation.bounce_trials import TRIALS, Trial
 
 #: Held-out scenes start at this seed, apart from the seeds that the README writes to files.
 FIRST_SEED = 500_000
 
-LOOK = ("colour", "shape", "size", "background", "count")
-SOUND = ("sound_pitch", "sound_timing")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """How one task is tried: what it is given of a scene, and what of the answer is scored."""
-
-    give: Callable[[Scene, Media], Request]
-    attributes: tuple[str, ...]
-    frames: int | None = None  # of the true clip, for the ceiling; None for all
-    own_impacts: bool = False  # hold the sound against the impacts seen in the made video, not in the scene
-
-
-def _prompt(scene: Scene, media: Media) -> Request:
-    return Request(prompt=scene.captions()[0])
-
-
-def _prompt_and_image(scene: Scene, media: Media) -> Request:
-    return Request(prompt=scene.captions()[0], image=media.video[0])
-
-
-def _video(scene: Scene, media: Media, frames: int | None = None) -> Request:
-    return Request(video=replace(media, video=media.video[:frames], audio=None))
-
-
-TRIALS: dict[str, Trial] = {
-    "text-to-video": Trial(give=_prompt, attributes=(*LOOK, "motion", *SOUND), own_impacts=True),
-    "text-to-image": Trial(give=_prompt, attributes=LOOK, frames=1),
-    "image-to-video": Trial(give=_prompt_and_image, attributes=(*LOOK, "motion", *SOUND), own_impacts=True),
-    "frame-prediction": Trial(give=partial(_video, frames=9), attributes=(*LOOK, "motion")),
-    "video-to-audio": Trial(give=_video, attributes=SOUND),
-}
+def held_out(trial: Trial) -> Iterator[Scene]:
+    """The scenes that can be asked for, without end."""
+    scenes = (Scene.sample(seed, "heldout") for seed in count(FIRST_SEED))
+    return (scene for scene in scenes if trial.fits(scene))
 
 
 def true_media(scene: Scene, frames: int, fps: float, size: int, sample_rate: int) -> Media:
@@ -90,9 +64,12 @@ def evaluate(
     trial, geometry = TRIALS[task], poet.geometry
     if (geometry.frames, geometry.height) != (17, geometry.width):
         raise ValueError(f"the bounce world has square clips of 17 frames, the model makes {geometry}")
-    scenes = [Scene.sample(FIRST_SEED + i, "heldout") for i in range(n)]
-    truth = [true_media(s, geometry.frames, geometry.fps, geometry.height, geometry.sample_rate) for s in scenes]
-    requests = [trial.give(scene, media) for scene, media in zip(scenes, truth)]
+    true = partial(true_media, frames=geometry.frames, fps=geometry.fps, size=geometry.height,
+                   sample_rate=geometry.sample_rate)  # fmt: skip
+    scenes = list(islice(held_out(trial), n))
+    requests = [trial.give(scene, true(scene)) for scene in scenes]
+    scenes = [trial.wanted(scene) for scene in scenes]
+    truth = [true(scene) for scene in scenes]
     made = poet.generate(task, requests, seed=seed, progress=progress, **sampling)
     back = [media for start in range(0, n, 32) for media in poet.reconstruct(truth[start : start + 32])]
     back = [replace(media, video=media.video[: trial.frames]) for media in back]

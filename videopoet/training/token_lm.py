@@ -51,6 +51,7 @@ class TokenLMTraining(lightning.LightningModule):
         self.model.io.check(read_layout(self.metadata["layout"]).vocabulary)
         self._check_fingerprints("model started from", self.started_from)
         if self.compiled:
+            torch._dynamo.config.recompile_limit = 64  # tasks differ in who sees whom, and each way is a program
             for block in self.model.transformer.blocks:
                 block.compile(dynamic=True)
 
