@@ -135,11 +135,12 @@ class DeepSpeed(Sharded, DeepSpeedStrategy):
         """For validation: the weights file, whatever number of ranks wrote it, and what else Lightning stored."""
         import deepspeed
 
-        part, state = getattr(self.lightning_module, self.lightning_module.component), load_file(path / WEIGHTS)
-        for name, tensor in part.state_dict(keep_vars=True).items():
+        part = getattr(self.lightning_module, self.lightning_module.component).state_dict(keep_vars=True)
+        for name, value in load_file(path / WEIGHTS).items():  # Lightning has taken the hooks that say what is stored
+            tensor = part[name]
             with deepspeed.zero.GatheredParameters([tensor], modifier_rank=0, enabled=hasattr(tensor, "ds_id")):
                 if self.is_global_zero or not hasattr(tensor, "ds_id"):
-                    tensor.copy_(state[name])
+                    tensor.copy_(value)
         first = min((path / TAG).glob("*mp_rank_00_model_states.pt"))
         return torch.load(first, map_location="cpu", mmap=True, weights_only=True)
 
