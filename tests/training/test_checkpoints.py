@@ -39,7 +39,7 @@ def test_a_file_is_sampled_from_and_started_from(file, text_model):
     poet, trained = VideoPoet.from_pretrained(file), checkpoints.read(file)
     for name, weight in poet.model.named_parameters():
         assert torch.equal(weight, trained.state[name]), name
-    assert poet.generate("text-to-image", prompt="a red circle")[0].video.shape == (1, 16, 16, 3)
+    assert poet.generate("text-to-video", prompt="a red circle")[0].video.shape == (17, 16, 16, 3)
     model = component.instantiate(lm_spec(text_model))
     assert Exported(file=str(file)).fill(model)["steps"] == 2
     assert all(torch.equal(weight, trained.state[name]) for name, weight in model.named_parameters())
