@@ -47,7 +47,8 @@ class PerWidth(Rates):
     One step of Adam moves each number of a matrix by about its rate, and each output by fan_in times that: with these
     rates outputs move as much at every width, so the best `learning_rate` of a narrow model is near that of a wide one.
     Embeddings and vectors sum nothing and learn at `learning_rate`; a table that is also read as the output head sums.
-    Only rates are scaled, not the initialisation, where the paper scales that of the head too.
+    Only rates are scaled, not the initialisation, where the paper scales that of the head too: logits of a head that
+    begins at 1 / sqrt(width), as `Factored` has, still move by sqrt(width) more.
 
     Example: base_width 256. In a model of width 1024 the matrix from 1024 to 3072 learns at a quarter of the rate, the
     one from the MLP's 2752 to 1024 at 256 / 2752; in a model of width 256 the former at the whole of it.
