@@ -128,6 +128,14 @@ def train(plan: dict, run: dict, devices: int, strategy) -> dict:
     return result
 
 
+def validate(plan: dict, weights: Path) -> float:
+    """The validation loss of a weights file in one process, on the batch that two ranks are given each."""
+    judge = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
+                              enable_model_summary=False, limit_val_batches=1)  # fmt: skip
+    module = TokenLMTraining(component.load(weights))
+    return judge.validate(module, datamodule=data(plan, 2), verbose=False)[0]["validation/loss"]
+
+
 def main(path: str) -> None:
     warnings.filterwarnings("ignore")
     plan, results = json.loads(Path(path).read_text()), {}

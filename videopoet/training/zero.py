@@ -128,7 +128,16 @@ class DeepSpeed(Sharded, DeepSpeedStrategy):
                 to_universal(path)
             self.barrier()
             self.deepspeed_engine._config.load_universal_checkpoint = universal
-            return super().load_checkpoint(path, weights_only)
+            stored = super().load_checkpoint(path, weights_only)
+            if universal and self.zero_stage_3:
+                self._restore_groups(path)
+            return stored
+
+    def _restore_groups(self, path: Path) -> None:
+        """From a universal checkpoint of stage 3 DeepSpeed gives all parameter groups the rate and decay of the first."""
+        stored = torch.load(path / UNIVERSAL / "zero" / "optimizer_state.pt", weights_only=True)["param_groups"]
+        for group, saved in zip(self.optimizers[0].optimizer.param_groups, stored, strict=True):
+            group.update({name: value for name, value in saved.items() if name != "params"})
 
     @torch.no_grad()
     def _load_weights(self, path: Path) -> dict[str, Any]:
