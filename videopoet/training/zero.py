@@ -134,10 +134,14 @@ class DeepSpeed(Sharded, DeepSpeedStrategy):
             return stored
 
     def _restore_groups(self, path: Path) -> None:
-        """From a universal checkpoint of stage 3 DeepSpeed gives all parameter groups the rate and decay of the first."""
+        """From a universal checkpoint of stage 3, DeepSpeed (0.19.8) gives all parameter groups the rate and decay of the
+        first, and all weights one tensor as their count of steps, which each group then counts up."""
+        optimizer = self.optimizers[0].optimizer
         stored = torch.load(path / UNIVERSAL / "zero" / "optimizer_state.pt", weights_only=True)["param_groups"]
-        for group, saved in zip(self.optimizers[0].optimizer.param_groups, stored, strict=True):
+        for group, saved in zip(optimizer.param_groups, stored, strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})
+        for state in optimizer.state.values():
+            state["step"] = torch.as_tensor(state["step"]).clone()
 
     @torch.no_grad()
     def _load_weights(self, path: Path) -> dict[str, Any]:
