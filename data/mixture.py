@@ -79,7 +79,8 @@ class Mixture(Dataset):
         samples = self.samples(task.needs(self.layout))
         index = samples[sample_indices(len(samples), self.seed, place, 1)[0]]
         rng = np.random.default_rng((self.seed, place, *name.encode()))
-        return Sequence.of(task.segments(self.example(index, rng, task.needs(self.layout)), self.layout))
+        example = self.example(index, rng, task.needs(self.layout))
+        return Sequence.of(task.segments(example, self.layout), key=example.key)
 
     def samples(self, needs: Iterable[str]) -> range | list[int]:
         """Samples that have every one of these streams. Raises ValueError where none has."""
