@@ -105,7 +105,8 @@ class Mixture(StepSchedule):
 
         def read(index: int) -> Sequence:
             rng = np.random.default_rng((self.seed, place, *name.encode()))
-            return Sequence.of(task.segments(self.example(index, rng, task.needs(self.layout)), self.layout))
+            example = self.example(index, rng, task.needs(self.layout))
+            return Sequence.of(task.segments(example, self.layout), key=example.key)
 
         chosen = sample_indices(len(samples), self.seed, place, 1)[0]
         return self.substitution.read(read, samples, chosen, place)

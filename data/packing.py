@@ -1,7 +1,6 @@
 """Fewer empty places: text slots that no row of a batch fills are left out, and sequences share rows."""
 
 from collections.abc import Sequence as Many
-from dataclasses import fields
 
 import torch
 
@@ -14,7 +13,7 @@ def trim(sequences: Many[Sequence]) -> list[Sequence]:
     Nothing sees such a place and it predicts nothing, so that all else stays as it was, positions included.
     """
     used = torch.stack([s.shown for s in sequences]).any(0)
-    return [Sequence(**{f.name: getattr(s, f.name)[used] for f in fields(s)}) for s in sequences]
+    return [s.at(used) for s in sequences]
 
 
 def fill(lengths: Many[int], row: int, rows: int) -> list[list[int]]:

@@ -24,6 +24,7 @@ from videopoet.tasks.base import Example, Layout, Task, read_layout
 from videopoet.tasks.registry import TASKS
 from videopoet.tokenizers.audio.tokenizer import AudioTokenizer
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
+from videopoet.training import checkpoints
 from videopoet.vocabulary import Modality
 
 #: The model that ships with the package.
@@ -70,8 +71,18 @@ class VideoPoet:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path = SHIPPED) -> "VideoPoet":
-        """Load `visual.safetensors`, `audio.safetensors` and `lm.safetensors` from a folder; by default the shipped ones."""
+        """Load `visual.safetensors`, `audio.safetensors` and `lm.safetensors` from a folder; by default the shipped ones.
+
+        A checkpoint of a training of the language model, whatever strategy wrote it, loads too: with the tokenizers that
+        its run names, or those beside it.
+        """
         folder = Path(folder)
+        if checkpoints.is_checkpoint(folder):
+            model, files = checkpoints.load(folder, TokenLM)
+            where = [folder.parent, SHIPPED]
+            visual = checkpoints.find("visual", model.metadata["fingerprints"], files, where)
+            audio = checkpoints.find("audio", model.metadata["fingerprints"], files, where)
+            return cls(component.load(visual, VideoTokenizer), component.load(audio, AudioTokenizer), model)
         return cls(
             component.load(folder / "visual.safetensors", VideoTokenizer),
             component.load(folder / "audio.safetensors", AudioTokenizer),

@@ -10,7 +10,7 @@ Example (text-to-video, 2 text tokens, 3 video tokens; `.` = not predicted):
 """
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -74,7 +74,8 @@ class Segment:
 class Sequence:
     """Aligned arrays of one sample: position i reads `inputs[i]` and predicts `targets[i]`, the token after it.
 
-    i attends to j exactly when `block[j] <= block[i]` and j is shown. All are (n,), `position` is (n, 3).
+    i attends to j exactly when `block[j] <= block[i]` and j is shown. All are (n,), `position` is (n, 3). `key` names
+    the sample it was made of.
     """
 
     inputs: Tensor
@@ -83,15 +84,17 @@ class Sequence:
     position: Tensor
     block: Tensor
     shown: Tensor
+    key: str = ""
 
     @classmethod
-    def of(cls, segments: Many[Segment]) -> "Sequence":
+    def of(cls, segments: Many[Segment], key: str = "") -> "Sequence":
         """All tokens but the last as inputs, all but the first as targets."""
         tokens = cls.whole(segments)
         return cls(
             inputs=tokens.inputs[:-1],
             targets=tokens.targets[1:],
             **{name: getattr(tokens, name)[:-1] for name in ("modality", "position", "block", "shown")},
+            key=key,
         )
 
     @classmethod
@@ -113,6 +116,11 @@ class Sequence:
             block=torch.cat([torch.full_like(s.ids, s.causal) for s in segments]).cumsum(0),
             shown=torch.cat([s.shown for s in segments]),
         )
+
+    def at(self, places: Tensor) -> "Sequence":
+        """What stands at these places, bool (n,)."""
+        arrays = [f.name for f in fields(self) if f.name != "key"]
+        return replace(self, **{name: getattr(self, name)[places] for name in arrays})
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -154,8 +162,8 @@ class Batch:
 
     `sight` says in few numbers who sees whom, where that is possible, so that attention can take a fast path; it is
     made on the CPU with the batch, as reading it off tensors on a device would wait for the device. None is always right.
-    `task` names what the batch trains on and `step` the training step it was made for; `faults` says which samples could
-    not be read and have substitutes.
+    `task` names what the batch trains on, `step` the training step it was made for, `keys` the samples it was made of;
+    `faults` says which samples could not be read and have substitutes.
     """
 
     inputs: Tensor
@@ -167,6 +175,7 @@ class Batch:
     sight: Prefix | Packed | None = None
     task: str = ""
     step: int = 0
+    keys: tuple[str, ...] = ()
     faults: tuple = ()
 
     @classmethod
@@ -179,7 +188,8 @@ class Batch:
         stacked = {name: torch.stack([getattr(s, name) for s in sequences]) for name in names}
         shown = torch.stack([s.shown for s in sequences])
         sight = _sight(stacked["block"], shown, stacked["targets"])
-        return cls(document=shown.long(), sight=sight, task=task, step=step, **stacked)
+        keys = tuple(s.key for s in sequences)
+        return cls(document=shown.long(), sight=sight, task=task, step=step, keys=keys, **stacked)
 
     @classmethod
     def pack(cls, rows: Many[Many[Sequence]], length: int | None = None, task: str = "", step: int = 0) -> "Batch":
@@ -211,7 +221,8 @@ class Batch:
             columns[-1]["document"] = _padded(number, n, 0)
         stacked = {name: torch.stack([c[name] for c in columns]) for name in columns[0]}
         sight = Packed(documents=tuple(documents)) if all(documents) else None
-        return cls(sight=sight, task=task, step=step, **stacked)
+        keys = tuple(s.key for row in rows for s in row)
+        return cls(sight=sight, task=task, step=step, keys=keys, **stacked)
 
     def attention(self) -> Tensor:
         """bool (b, 1, n, n): may query i (row) see key j (column). Padding sees itself and is seen by nothing else."""
@@ -261,9 +272,8 @@ def _sight(block: Tensor, shown: Tensor, targets: Tensor) -> Prefix | Packed | N
 
 def _shown(sequence: Sequence) -> Sequence:
     """Without the positions that nothing sees."""
-    kept = {f.name: getattr(sequence, f.name)[sequence.shown] for f in fields(sequence)}
     assert (sequence.targets[~sequence.shown] == IGNORE).all(), "a position that is not shown predicts nothing"
-    return Sequence(**kept)
+    return sequence.at(sequence.shown)
 
 
 def _document(sequence: Sequence, row: int, start: int) -> Document | None:

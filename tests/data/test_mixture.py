@@ -328,7 +328,7 @@ def test_trimming_changes_nothing_that_is_shown(world_tokens):
     trimmed = trim(sequences)
     assert len(trimmed[0]) < len(sequences[0])
     for before, after in zip(sequences, trimmed):
-        for field in dataclasses.fields(Sequence):
+        for field in dataclasses.fields(Sequence)[:-1]:  # the last is the sample's key
             assert torch.equal(getattr(before, field.name)[before.shown], getattr(after, field.name)[after.shown])
 
 

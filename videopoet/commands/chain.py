@@ -43,7 +43,7 @@ def add(commands) -> None:
     chain.add_argument(
         "--out", type=Path, required=True, help="file to write: .mp4, or .png where the last step says so"
     )
-    chain.add_argument("--model", type=Path, metavar="DIR", help="folder of a model (default: the shipped one)")
+    chain.add_argument("--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)")
     chain.set_defaults(run=run)
 
 

@@ -22,7 +22,7 @@ def add(commands) -> None:
     )
     demo.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR")
     demo.add_argument("--n", type=int, default=64, help="held-out scenes measured per task (default 64)")
-    demo.add_argument("--model", type=Path, metavar="DIR", help="folder of a model (default: the shipped one)")
+    demo.add_argument("--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)")
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=run)
 

@@ -95,7 +95,7 @@ def arguments(parser: argparse.ArgumentParser, command: Command) -> None:
     """The arguments of one task, and what runs it."""
     given_arguments(parser, command)
     parser.add_argument("--out", type=Path, required=True, help=f"file to write, {command.suffix}")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a model (default: the shipped one)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)")
     parser.set_defaults(run=lambda namespace: run(namespace, command))
 
 

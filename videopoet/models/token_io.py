@@ -68,7 +68,7 @@ class Flat(TokenIO):
         self.ranges = _ranges(starts, vocabulary_size)
 
     def check(self, vocabulary: Vocabulary) -> None:
-        _equal("vocabulary_size", len(self.table.weight), vocabulary.size)
+        _equal("vocabulary_size", self.table.num_embeddings, vocabulary.size)
         _check_ranges(self.ranges, vocabulary)
 
     @property
@@ -134,7 +134,7 @@ class FactoredIO(TokenIO):
     def check(self, vocabulary: Vocabulary) -> None:
         _equal("visual_start", self.visual_start, vocabulary.visual_start)
         _equal("visual_size", self.visual_size, vocabulary.visual_size)
-        _equal("vocabulary_size", len(self.flat.weight) + self.visual_size, vocabulary.size)
+        _equal("vocabulary_size", self.flat.num_embeddings + self.visual_size, vocabulary.size)
         _check_ranges(self.ranges, vocabulary)
 
     def split(self, codes: Tensor) -> list[Tensor]:

@@ -1,5 +1,7 @@
 """Where a training's weights come from: `start_from` of `videopoet fit`, a file or one of the values here.
 
+A file is one that `videopoet export` wrote, or any checkpoint, also of another strategy.
+
 videopoet fit -c LM.yaml --start_from=lm.safetensors
 videopoet fit -c VIDEO.yaml --start_from=videopoet.training.start.InflatedImage --start_from.file=image.safetensors
 """
@@ -12,6 +14,7 @@ from torch import nn
 from videopoet import component
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 from videopoet.tokenizers.visual.inflation import inflate
+from videopoet.training import checkpoints
 
 
 class Start(ABC):
@@ -25,13 +28,18 @@ class Start(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Exported(Start):
-    """The weights of a part of the same configuration, as `videopoet export` wrote them. A file alone means this."""
+    """The weights of a part of the same configuration, as `videopoet export` wrote them or as they are in a checkpoint.
+    A path alone means this."""
 
     file: str
 
     def fill(self, part: nn.Module) -> dict:
         try:
-            return component.load_into(part, self.file)
+            if not checkpoints.is_checkpoint(self.file):
+                return component.load_into(part, self.file)
+            trained = checkpoints.read(self.file)
+            component.fit(part, trained.state, self.file)
+            return trained.metadata
         except ValueError as error:
             image = "; an image tokenizer starts a video tokenizer by videopoet.training.start.InflatedImage"
             hint = image if isinstance(part, VideoTokenizer) else ""

@@ -1,21 +1,25 @@
 """Training of the language model: one cross-entropy over whatever the batch predicts."""
 
+from collections.abc import Iterator
 from functools import partial
 
 import lightning
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from videopoet.models.token_lm import TokenLM
 from videopoet.sequence import Batch
 from videopoet.tasks.base import read_layout
 from videopoet.tokenizers.schedule import warmup_cosine
+from videopoet.training.optimisation import OneRate, Rates
 
 
 class TokenLMTraining(lightning.LightningModule):
     """AdamW with linear warm-up and cosine decay; logs the loss of each task and modality.
 
     compile: compile the trunk's blocks, once for all shapes (needs a C++ compiler; a minute at the start).
+    rates: what share of `learning_rate` each weight learns at; the whole of it unless said otherwise.
     """
 
     component = "model"  # the part that is exported
@@ -29,11 +33,13 @@ class TokenLMTraining(lightning.LightningModule):
         weight_decay: float = 0.05,
         warmup_steps: int = 200,
         compile: bool = False,
+        rates: Rates | None = None,
     ):
         super().__init__()
         self.model = model
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
         self.warmup_steps, self.compiled = warmup_steps, compile
+        self.rates = OneRate() if rates is None else rates
 
     def setup(self, stage: str) -> None:
         """The text encoder brings its tokenizer: the data module tokenizes captions with it, cutting long ones.
@@ -74,10 +80,14 @@ class TokenLMTraining(lightning.LightningModule):
         if before not in (None, now):
             raise ValueError(f"the {what} was trained on tokens of {before}, the shards are of {now}: use those it had")
 
+    def external_weights(self) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+        """(module, weight) wherever a module reads a weight of one that it does not call: ZeRO-3 must be told."""
+        for block in self.model.transformer.blocks:
+            yield from ((block.attention, norm.weight) for norm in (block.attention.norm_q, block.attention.norm_k))
+        yield from ((self, weight) for weight in self.model.io.parameters())
+
     def configure_optimizers(self):
-        decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]
-        others = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = self.rates.groups(self.model, self.learning_rate, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, self.learning_rate, self.betas)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, self.trainer.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
