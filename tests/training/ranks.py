@@ -72,7 +72,8 @@ class Poisoned(TokenLMTraining):
     factors: dict[int, float] = {}
 
     def training_step(self, batch, index):
-        return super().training_step(batch, index) * self.factors.get(batch.step, 1.0)
+        made = super().training_step(batch, index)
+        return {**made, "loss": made["loss"] * self.factors.get(batch.step, 1.0)}
 
 
 def strategy_of(spec):

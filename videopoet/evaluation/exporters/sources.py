@@ -12,7 +12,7 @@ from typing import Any
 import av
 from av.error import FFmpegError
 
-from videopoet.data.captions import read_listing, read_sidecars
+from videopoet.data.captions import LISTING, read_listing, read_sidecars
 from videopoet.data.media import read_image, read_media, write_media
 from videopoet.evaluation.exporters.benchmark import Sample
 from videopoet.evaluation.exporters.log import VIDEOS, finished, read_facts
@@ -171,7 +171,10 @@ def read_set(folder: Path) -> list[Made]:
         raise ValueError(f"{folder}: no such folder")
     if read_facts(folder) is not None:
         return _read_export(folder)
-    listing, found, taken = read_listing(folder), [], {}
+    spans, found, taken = read_listing(folder / LISTING), [], {}
+    if parts := [name for name, start, end in spans if start or end is not None]:
+        raise ValueError(f"{folder / LISTING} speaks of a part of {parts[0]}: samples are whole files")
+    listing = {name: caption for (name, _, _), caption in spans.items()}
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts):
