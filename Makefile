@@ -16,7 +16,7 @@ demo: setup  ## run the main job: prompts to videos with sound, measured, under 
 
 test: setup  ## run the whole test suite
 	@echo "==> tests: the whole suite"
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 	@echo
 	@echo "Next: \`make demo\` turns sentences into videos with sound; \`make lint\` checks style and import arrows."
 

@@ -183,9 +183,11 @@ def test_files_to_continuation(shipped, text_model, tmp_path, monkeypatch, capsy
 
 
 def test_evaluation_reports_every_number(shipped, tmp_path, capsys):
-    main(["evaluate", "bounce", "--n", "2", "--model", str(shipped), "--out", str(tmp_path / "report.json")])
+    tasks = ("text-to-video", "video-to-audio", "stylization", "outpainting-central")
+    asked = [word for task in tasks for word in ("--task", task)]
+    main(["evaluate", "bounce", *asked, "--n", "2", "--model", str(shipped), "--out", str(tmp_path / "report.json")])
     report = json.loads((tmp_path / "report.json").read_text())
-    assert set(report) == {"text_to_video", "text_to_image", "image_to_video", "frame_prediction", "video_to_audio"}
+    assert set(report) == {task.replace("-", "_") for task in tasks}
     for task in report.values():
         assert task["n"] == 2 and 0 <= task["attribute_accuracy"] <= 1 and 0 <= task["ceiling"] <= 1
         assert set(task["attributes"]) == set(task["ceiling_attributes"])
@@ -198,7 +200,9 @@ def test_the_image_is_the_head_of_the_video_by_command(shipped, capsys):
 
 
 def test_the_demo_writes_what_it_promises(shipped, tmp_path):
-    main(["demo", "--out", str(tmp_path / "demo"), "--n", "3", "--model", str(shipped)])
+    tasks = ("text-to-video", "text-to-image", "image-to-video", "audio-to-video")
+    asked = [word for task in tasks for word in ("--task", task)]
+    main(["demo", "--out", str(tmp_path / "demo"), *asked, "--n", "3", "--model", str(shipped)])
     files = {p.name for p in (tmp_path / "demo").iterdir()}
     videos = [name for name in files if name.endswith(".mp4")]
     assert len(videos) >= 8 and {"contact_sheet.png", "report.json", "index.html"} <= files

@@ -137,8 +137,10 @@ def test_killed_the_same_command_does_only_what_is_missing(world, encoders, clea
     """Killed once the first shard has its receipt, and before."""
     encoded = []
     encode = VisualEncoding.__call__
-    monkeypatch.setattr(VisualEncoding, "__call__", lambda self, clips: encoded.extend(c := list(clips)) or encode(self, c))
-    for step, again in ((2, 12), (3, 6), (6, 0)):
+    monkeypatch.setattr(
+        VisualEncoding, "__call__", lambda self, clips: encoded.extend(c := list(clips)) or encode(self, c)
+    )
+    for step, again in ((3, 12), (5, 6), (10, 0)):
         out = tmp_path / f"{step}" / "tokens"
         out.parent.mkdir()
         child = multiprocessing.get_context("fork").Process(target=killed, args=(world, out, encoders, step))

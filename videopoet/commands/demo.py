@@ -21,8 +21,9 @@ def add(commands) -> None:
         epilog="example: videopoet demo --out out/demo",
     )
     demo.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR")
-    demo.add_argument("--n", type=int, default=64, help="held-out scenes measured per task (default 64)")
+    demo.add_argument("--n", type=int, default=16, help="held-out scenes measured per task (default 16)")
     demo.add_argument("--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)")
+    demo.add_argument("--task", action="append", help="one task; may be repeated (default: all that have a trial)")
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=run)
 
@@ -31,7 +32,7 @@ def run(namespace: argparse.Namespace) -> None:
     from rich.console import Console
 
     from videopoet.evaluation.bounce import TRIALS, table
-    from videopoet.pipeline import DEFAULT_DRAW
+    from videopoet.pipeline import DEFAULT_DRAW, check_task
 
     if namespace.n < 1:
         raise ValueError(f"--n is {namespace.n}: at least 1 scene is needed")
@@ -39,7 +40,9 @@ def run(namespace: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     poet = load_model(namespace.model)
     reports, clips = {}, []
-    tasks = [task for task in poet.tasks if task in TRIALS]
+    tasks = namespace.task or [task for task in poet.tasks if task in TRIALS]
+    for task in tasks:
+        check_task(task, poet.tasks)
     for number, task in enumerate(tasks, 1):
         print(f"[{number}/{len(tasks)}] {task}: {namespace.n} held-out scenes", flush=True)
         reports[task], scenes, media = trial(poet, task, namespace.n, namespace.seed, DEFAULT_DRAW)

@@ -86,6 +86,7 @@ class DeepSpeed(Sharded, DeepSpeedStrategy):
         if self.precision_plugin.precision in ("16-mixed", "16-true"):
             raise ValueError("T5 overflows in float16: use --trainer.precision bf16-mixed or 32-true")
         self.precision_plugin = ExactInputs(self.precision_plugin.precision)
+        self.linear = nn.functional.linear
         if isinstance(self.accelerator, CUDAAccelerator):
             super().setup_environment()
             return
@@ -95,6 +96,11 @@ class DeepSpeed(Sharded, DeepSpeedStrategy):
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.parallel_devices = [torch.device("cpu", i) for i in range(self.num_processes)]
         DDPStrategy.setup_environment(self)
+
+    def teardown(self) -> None:
+        """Take back what stage 3 leaves behind for good: a linear map of its own in place of torch's."""
+        nn.functional.linear = getattr(self, "linear", nn.functional.linear)
+        super().teardown()
 
     def setup(self, trainer) -> None:
         if not trainer.lightning_module.automatic_optimization:
