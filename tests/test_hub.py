@@ -96,3 +96,17 @@ def test_a_model_is_downloaded_without_code(shipped, monkeypatch):
     poet = VideoPoet.from_hub("me/model", revision="v1")
     assert (asked["repo"], asked["revision"]) == ("me/model", "v1") and poet.geometry.frames == 17
     assert all(pattern.endswith((".safetensors", ".json", ".md")) for pattern in asked["allow_patterns"])
+
+
+def test_the_shipped_model_is_saved_as_it_is(tmp_path):
+    """Its audio codebooks have names in the file that the class has no more; the fingerprint is of the file's."""
+    shipped = VideoPoet.from_pretrained()
+    shipped.save_pretrained(tmp_path)
+    again = VideoPoet.from_pretrained(tmp_path)
+    for one, other in ((shipped.visual, again.visual), (shipped.audio, again.audio), (shipped.model, again.model)):
+        assert one.fingerprint == other.fingerprint
+        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+    with torch.no_grad():
+        shipped.audio.quantizer.layers[0].codebook.mul_(2)
+    with pytest.raises(ValueError, match="was trained since and .* has it under an old name: export it"):
+        shipped.save_pretrained(tmp_path / "other")

@@ -89,7 +89,24 @@ def save_again(path: str | Path, module: nn.Module) -> None:
         raise ValueError(f"this {type(module).__name__} does not come from a file: write it by 'videopoet export'")
     # Only what the file held: a class may since have learnt to say more of itself, by which it would have another name.
     state = {name: tensor for name, tensor in module.state_dict().items() if name in module.stored}
-    _write(Path(path), module.spec, state, module.metadata, module.stored)
+    _write(Path(path), module.spec, state | _renamed(module), module.metadata, module.stored)
+
+
+def _renamed(module: nn.Module) -> dict[str, Tensor]:
+    """The weights that a class reads from its file under names it has no more: as the file has them, for the fingerprint.
+
+    Raises ValueError where they were trained since, as they cannot be named back.
+    """
+    _, state = _read(module.file)
+    renamed = {name: tensor for name, tensor in state.items() if name not in module.state_dict()}
+    if renamed:
+        before = load(module.file).state_dict()
+        changed = [
+            n for n, t in module.state_dict().items() if n not in module.stored and not torch.equal(t.cpu(), before[n])
+        ]
+        if changed:
+            raise ValueError(f"{changed[0]} was trained since and {module.file} has it under an old name: export it")
+    return renamed
 
 
 def _write(path: Path, spec: dict, state: dict[str, Tensor], metadata: dict, stored: dict[str, torch.dtype]) -> None:
@@ -120,7 +137,7 @@ def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 def load(path: str | Path, expect: type[nn.Module] | None = None) -> nn.Module:
     """Rebuild a component in fp32, in eval mode, with `.metadata`, `.fingerprint`, `.spec` and `.stored` set.
 
-    `stored`: the dtype of each of its weights in the file, for `save_again`.
+    `stored` and `file`: the dtype of each of its weights in the file, and which file that is, for `save_again`.
     Raises ValueError where the file is missing, is no component, is of another class than expected, or does not fit.
     """
     header, state = _read(path)
@@ -129,7 +146,7 @@ def load(path: str | Path, expect: type[nn.Module] | None = None) -> nn.Module:
         raise ValueError(f"{path} holds {type(module).__name__}, {expect.__name__} is needed")
     fit(module, state, str(path))
     module.metadata, module.fingerprint = json.loads(header["metadata"]), fingerprint(header["spec"], state)
-    module.spec, module.stored = json.loads(header["spec"]), _stored(path)
+    module.spec, module.stored, module.file = json.loads(header["spec"]), _stored(path), Path(path).absolute()
     return module.eval()
 
 
