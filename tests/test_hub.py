@@ -108,5 +108,5 @@ def test_the_shipped_model_is_saved_as_it_is(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
     with torch.no_grad():
         shipped.audio.quantizer.layers[0].codebook.mul_(2)
-    with pytest.raises(ValueError, match="was trained since and .* has it under an old name: export it"):
+    with pytest.raises(ValueError, match=r"was trained since and .* has it under an old name: export it"):
         shipped.save_pretrained(tmp_path / "other")
