@@ -10,6 +10,11 @@ SHOWN = 20  # rejections that are printed
 
 
 def add(commands) -> None:
+    for command in (add_world, add_build, add_text_model, add_tokenize):
+        command(commands)
+
+
+def add_world(commands) -> None:
     world = commands.add_parser("world", help="write scenes of the built-in world as mp4 files with captions")
     world.add_argument("out", type=Path, metavar="DIR")
     world.add_argument("--num-scenes", type=int, default=1000)
@@ -19,6 +24,8 @@ def add(commands) -> None:
     world.add_argument("--workers", type=int, default=1, help="processes")
     world.set_defaults(run=run_world)
 
+
+def add_build(commands) -> None:
     shards = commands.add_parser("shards", help="media files -> shards")
     build = shards.add_subparsers(metavar="build", required=True).add_parser(
         "build",
@@ -46,10 +53,14 @@ def add(commands) -> None:
                        help="leave out what does not pass: MinSide:pixels=240, MinDuration:seconds=2, "
                        "MaxSilence:share=0.5, CaptionLength:fewest=3,most=60, UniqueKey:of=caption, or a YAML file of "
                        "class_path and init_args; may be repeated")  # fmt: skip
-    build.add_argument("--files-per-shard", type=positive, default=64, help="files that make a shard, at most (default 64)")
+    build.add_argument(
+        "--files-per-shard", type=positive, default=64, help="files that make a shard, at most (default 64)"
+    )
     _scale(build, "0: in this one")
     build.set_defaults(run=run_build)
 
+
+def add_text_model(commands) -> None:
     text = commands.add_parser(
         "text-model",
         help="train a SentencePiece model on the captions of media shards",
@@ -60,6 +71,8 @@ def add(commands) -> None:
     text.add_argument("--vocabulary-size", type=int, default=512)
     text.set_defaults(run=run_text_model)
 
+
+def add_tokenize(commands) -> None:
     tokenize = commands.add_parser(
         "tokenize",
         help="media shards -> token shards",
@@ -87,7 +100,9 @@ def add(commands) -> None:
         default="fp32",
         help="arithmetic of the visual encoder; bf16 is faster and changes a few codes in a thousand (default: fp32)",
     )
-    tokenize.add_argument("--samples-per-shard", type=positive, default=4096, help="clips that make a shard (default 4096)")
+    tokenize.add_argument(
+        "--samples-per-shard", type=positive, default=4096, help="clips that make a shard (default 4096)"
+    )
     _scale(tokenize, "0: in this one, with all its threads; without a launcher, workers share out the GPUs there are")
     tokenize.set_defaults(run=run_tokenize)
 
