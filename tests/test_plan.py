@@ -233,6 +233,8 @@ def test_configs_are_laid_over_each_other(tmp_path):
     assert config["model"]["init_args"]["model"]["init_args"]["transformer"]["init_args"]["layers"] == 40
     assert merge({"a": {"b": 1, "c": 2}, "tasks": {"x": 1}}, {"a": {"b": 3}, "tasks": {"y": 2}}) == {
         "a": {"b": 3, "c": 2}, "tasks": {"y": 2}}  # fmt: skip
+    below, above = {"tasks": {"x": {"task": 1, "weight": 2}, "z": {}}}, {"tasks": {"x": {"weight": 3}}}
+    assert merge(below, above) == {"tasks": {"x": {"task": 1, "weight": 3}}}
     (tmp_path / "bad.yaml").write_text("a: [")
     for files, overrides, message in (
         ([tmp_path / "none.yaml"], [], "no file at"),
@@ -243,7 +245,7 @@ def test_configs_are_laid_over_each_other(tmp_path):
             read_config(files, overrides)
 
 
-@pytest.mark.parametrize("path", ["configs/demo/lm.yaml", "configs/mixture/all.yaml"])
+@pytest.mark.parametrize("path", ["configs/demo/lm.yaml", "configs/mixture/base.yaml"])
 def test_other_trainings_of_language_models_can_be_planned(path):
     config = read_config([ROOT / path])
     config["data"]["init_args"]["tokens"] = "nowhere"

@@ -4,7 +4,7 @@
     python tools/run_task_ablation.py --quick --out DIR --tokens DIR --text-model FILE     # a few steps
 
 Rows: text tasks (text-to-video, text-to-image), self-supervised tasks (what needs no text: prediction, painting, sound),
-or all tasks, each without and with UL2's denoisers. A row is configs/mixture/all.yaml with the weights of the other tasks
+or all tasks, each without and with UL2's denoisers. A row is configs/mixture/base.yaml with the weights of the other tasks
 at 0, a smaller network trained from scratch, and the same number of steps and of tokens a step. Each is measured by
 `videopoet evaluate bounce`; a task that a row was not trained on is left blank. Rows that are done are kept in --out.
 """
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--tokens", type=Path, default=Path("out/world/tokens_all/train"), metavar="DIR",
-                        help="token shards with all conditions (default: those of configs/mixture/all.yaml)")  # fmt: skip
+                        help="token shards with all conditions (default: those of configs/mixture/base.yaml)")  # fmt: skip
     parser.add_argument("--text-model", type=Path, default=Path("out/world/text.model"), metavar="FILE",
                         help="SentencePiece model of the captions")  # fmt: skip
     parser.add_argument("--steps", type=positive, default=1200, help="of every row (default 1200)")
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
         a.steps, a.n, a.width, a.layers, a.tokens_per_batch = 3, 1, 32, 1, 1200
     for path in (a.tokens, a.text_model):
         if not path.exists():
-            parser.error(f"nothing at {path}: see the header of configs/mixture/all.yaml")
+            parser.error(f"nothing at {path}: see the header of configs/mixture/base.yaml")
     run_safely(a, [])
 
 

@@ -13,7 +13,10 @@ def add(commands) -> None:
         "where these are not there, from blank examples with one caption, in the layout of a model.",
         epilog="example: videopoet inspect mixture -c configs/demo/lm.yaml",
     )
-    mixture.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="YAML of 'videopoet fit'")
+    mixture.add_argument(
+        "-c", "--config", type=Path, action="append", required=True, metavar="FILE",
+        help="YAML of 'videopoet fit'; may be repeated, later ones laid over earlier ones",
+    )  # fmt: skip
     mixture.add_argument("--tokens", type=Path, metavar="DIR", help="token shards (default: the config's)")
     mixture.add_argument("--model", type=Path, metavar="DIR", help="whose text encoder and layout (default: shipped)")
     mixture.add_argument("--task", action="append", metavar="NAME", help="lay out this task only; may be repeated")
@@ -47,11 +50,11 @@ def run_mixture(arguments: argparse.Namespace) -> None:
     console.print(f"{a.steps} steps from step {a.start}, {a.world_size} rank(s), {source}")
 
 
-def read_settings(path: Path) -> dict:
-    """What a training config says of its mixture, tasks and behaviours built."""
+def read_settings(paths: list[Path]) -> dict:
+    """What training configs, laid one over the other, say of their mixture, tasks and behaviours built."""
     from videopoet.planning.config import mixture_settings, read_config
 
-    settings = mixture_settings(read_config([path]))
+    settings = mixture_settings(read_config(paths))
     settings.pop("audio_order")
     return settings
 

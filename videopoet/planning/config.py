@@ -48,8 +48,8 @@ class Place:
 def read_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict:
     """YAML files laid one over the other, then `--a.b=value` as `videopoet fit` takes them.
 
-    A file that names no data module is laid over the `base.yaml` beside it. As with `fit`, a mixture's `tasks` are
-    replaced whole. Raises ValueError for a file that is not there or no YAML, and for other overrides.
+    A file that names no data module is laid over the `base.yaml` beside it. As with `fit`, a mixture has the `tasks` that
+    the upper names, each over the one of that name below. Raises ValueError for a file that is not there or no YAML, and for other overrides.
     """
     config: dict = {}
     for path in files:
@@ -70,10 +70,13 @@ def read_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict:
 
 
 def merge(below, above):
-    """Dicts merged to any depth; of all else, and of `tasks`, the upper is taken."""
+    """Dicts merged to any depth; of all else the upper is taken, and of `tasks` those that the upper has."""
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
-    return {**below, **{k: v if k == "tasks" else merge(below.get(k), v) for k, v in above.items()}}
+    merged = {**below, **{key: merge(below.get(key), value) for key, value in above.items()}}
+    if isinstance(above.get("tasks"), dict):
+        merged["tasks"] = {name: merged["tasks"][name] for name in above["tasks"]}
+    return merged
 
 
 def _read(path: Path) -> dict:

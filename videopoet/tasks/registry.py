@@ -36,7 +36,7 @@ TASKS: dict[str, Task] = {
     "class-to-video": ClassToVideo(),
     "class-frame-prediction": ClassFramePrediction(),
     # UL2's R, S and X (Table 1 there), and two of our own over the lattice. A mixture may hold more of them, each with
-    # its own spans: see `configs/mixture/all.yaml`.
+    # its own spans: see `configs/mixture/base.yaml`.
     "denoise-r": Denoise(spans=Runs(mean=3, rate=0.15)),
     "denoise-s": Denoise(spans=Suffix(rate=0.25)),
     "denoise-x": Denoise(spans=Runs(mean=64, rate=0.5)),
