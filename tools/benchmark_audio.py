@@ -47,7 +47,7 @@ from videopoet.commands.sample import best_device
 from videopoet.data.captions import read_sidecars
 from videopoet.data.media import read_audio
 from videopoet.data.progress import bar
-from videopoet.evaluation.audio import bitrate, is_silent
+from videopoet.evaluation.audio import is_silent
 from videopoet.evaluation.audio_codecs import Opus
 from videopoet.evaluation.audio_study import Sound, Study, entropies, tables
 from videopoet.evaluation.rate_distortion import curves, plot
@@ -167,8 +167,8 @@ def encodec_model(ours: SoundStream, arguments: dict):
                 "ratios": list(g["ratios"]), "lstm": g["num_lstm_layers"], "causal": g["causal"], "norm": "weight_norm",
                 "pad_mode": "constant"}  # fmt: skip
     quantizer = ResidualVectorQuantizer(dimension=g["dimension"], n_q=g["levels"], bins=g["codebook_size"])
-    rate = bitrate(g["levels"], g["codebook_size"], g["sample_rate"] / math.prod(g["ratios"]))
-    model = EncodecModel(SEANetEncoder(**geometry), SEANetDecoder(**geometry), quantizer, [rate], g["sample_rate"], 1)
+    encoder, decoder, rates = SEANetEncoder(**geometry), SEANetDecoder(**geometry), [ours.bit_rate() / 1000]
+    model = EncodecModel(encoder, decoder, quantizer, rates, g["sample_rate"], 1)
     names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
     for mine, theirs in ((ours.encoder, model.encoder), (ours.decoder, model.decoder)):
         state = {

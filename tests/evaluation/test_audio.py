@@ -10,7 +10,6 @@ from videopoet.evaluation.audio import (
     MelDistance,
     SpectralConvergence,
     align,
-    bitrate,
     compare_audio,
     measured_entropy,
     standard_audio_metrics,
@@ -128,13 +127,6 @@ def test_nothing_to_align_stays_where_it_is_and_no_shift_is_larger_than_allowed(
     assert align(noise(3), noise(3), 800)[1] == 0.0  # a shift may be longer than the sound
     far = torch.cat([torch.zeros(900), noise()])
     assert abs(align(far, noise(), 800)[1]) <= 800
-
-
-@pytest.mark.parametrize(
-    ("levels", "codes", "rate", "kbps"), [(4, 1024, 50.0, 2.0), (2, 512, 25.0, 0.45), (8, 1024, 75.0, 6.0)]
-)
-def test_bitrate_of_published_geometries(levels, codes, rate, kbps):
-    assert bitrate(levels, codes, rate) == pytest.approx(kbps)
 
 
 def test_entropy_is_the_bitrate_for_even_codes_and_nothing_for_one_code():

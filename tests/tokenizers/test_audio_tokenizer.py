@@ -51,6 +51,16 @@ def small_loss() -> AudioReconstructionLoss:
     return AudioReconstructionLoss(MultiScaleMel(windows=(64, 256)))
 
 
+@pytest.mark.parametrize(
+    ("levels", "codes", "ratios", "sample_rate", "kbps"),
+    [(4, 1024, (8, 5, 4, 2), 16_000, 2.0), (2, 512, (8, 5, 4, 4), 16_000, 0.45), (8, 1024, (8, 5, 4, 2), 24_000, 6.0)],
+)
+def test_bit_rate_of_published_geometries(levels, codes, ratios, sample_rate, kbps):
+    tokenizer = small(levels=levels, codebook_size=codes, ratios=ratios, sample_rate=sample_rate)
+    assert tokenizer.bit_rate() == pytest.approx(1000 * kbps)
+    assert tokenizer.bit_rate(1) == pytest.approx(1000 * kbps / levels)
+
+
 @pytest.mark.parametrize(("ratios", "frames", "rate"), [((8, 5, 4, 2), 106, 50.0), ((8, 5, 4, 4), 53, 25.0)])
 def test_two_seconds_of_sound_have_the_documented_number_of_frames(ratios, frames, rate):
     tokenizer = small(ratios=ratios)

@@ -1,7 +1,7 @@
 """SoundStream-style audio tokenizer: SEANet encoder, residual vector quantizer, SEANet decoder."""
 
 from collections.abc import Sequence
-from math import log2, prod, sqrt
+from math import prod, sqrt
 from typing import NamedTuple
 
 import torch
@@ -111,10 +111,6 @@ class SoundStream(AudioTokenizer):
         """The numbers of levels that training prepares for: all, and what quantizer dropout draws."""
         dropout = self.quantizer.dropout
         return tuple(sorted({self.levels} if dropout is None else {self.levels, *dropout.counts(self.levels)}))
-
-    def bit_rate(self, levels: int | None = None) -> float:
-        """Bits per second of the first so many levels, or of all: 50 Hz x 4 levels of 1024 codes are 2000."""
-        return self.frame_rate * (levels or self.levels) * log2(self.codebook_size)
 
     def forward(self, audio: Tensor) -> AudioReconstruction:
         """Audio b 1 s -> reconstruction of `crop(audio)`; in training mode this moves the codebooks."""

@@ -1,6 +1,7 @@
 """What every audio tokenizer is: mono sound to `levels` code streams and back."""
 
 from abc import ABC, abstractmethod
+from math import log2
 from typing import NamedTuple
 
 import torch
@@ -112,6 +113,10 @@ class AudioTokenizer(nn.Module, ABC):
     def frame_rate(self) -> float:
         """Code frames per second (Hz)."""
         return self.sample_rate / self.hop
+
+    def bit_rate(self, levels: int | None = None) -> float:
+        """Bits per second of the first so many levels, or of all: 50 Hz x 4 levels of 1024 codes are 2000."""
+        return self.frame_rate * (levels or self.levels) * log2(self.codebook_size)
 
     def encode_channels(self, audio: Tensor) -> Tensor:
         """Audio b c s -> codes b c t k, each channel coded by itself as mono sound."""

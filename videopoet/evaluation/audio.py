@@ -158,11 +158,6 @@ def _delay(other: Tensor, original: Tensor, max_shift: int) -> float:
     return float(fractions[peaks.argmax()].clamp(-max_shift, max_shift))
 
 
-def bitrate(levels: int, codebook_size: int, frame_rate: float) -> float:
-    """kbit/s of codes as they are: levels * log2(codes) * frames per second / 1000; 4 x 1024 at 50 Hz are 2.0."""
-    return levels * math.log2(codebook_size) * frame_rate / 1000
-
-
 def measured_entropy(codes: Sequence[Tensor], codebook_size: int, frame_rate: float) -> list[float]:
     """kbit/s that the levels' codes hold, level by level, when each code is coded by its frequency alone.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from videopoet.evaluation.audio import bitrate, compare_audio, measured_entropy, standard_audio_metrics
+from videopoet.evaluation.audio import compare_audio, measured_entropy, standard_audio_metrics
 from videopoet.evaluation.audio_codecs import CodedSound, Opus, code_by_audio_tokenizer
 from videopoet.evaluation.rate_distortion import Point, at_rate, bd_rate
 from videopoet.evaluation.report import markdown
@@ -137,6 +137,6 @@ def entropies(codes: dict[str, list[Tensor]], tokenizers: dict[str, AudioTokeniz
     for name, tokenizer in tokenizers.items():
         size, rate = tokenizer.codebook_size, tokenizer.frame_rate
         levels = measured_entropy(codes[name], size, rate)
-        rows.append([name, f"{tokenizer.levels} x {size} at {rate:g} Hz", f"{bitrate(tokenizer.levels, size, rate):.2f}",
+        rows.append([name, f"{tokenizer.levels} x {size} at {rate:g} Hz", f"{tokenizer.bit_rate() / 1000:.2f}",
                      f"{sum(levels):.2f}", " + ".join(f"{level:.3f}" for level in levels)])  # fmt: skip
     return markdown(["codec", "codes", "kbit/s", "entropy, kbit/s", "by level"], rows, left=2)

@@ -49,7 +49,8 @@ def read_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict:
     """YAML files laid one over the other, then `--a.b=value` as `videopoet fit` takes them.
 
     A file that names no data module is laid over the `base.yaml` beside it. As with `fit`, a mixture has the `tasks` that
-    the upper names, each over the one of that name below. Raises ValueError for a file that is not there or no YAML, and for other overrides.
+    the upper names, each laid over the one of that name below. Raises ValueError for a file that is not there
+    or no YAML, and for other overrides.
     """
     config: dict = {}
     for path in files:
