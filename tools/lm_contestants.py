@@ -116,11 +116,11 @@ def ours(shape: Shape, io: str = "flat") -> Contestant:
         given = batch(F.pad(prompt, (0, shape.tokens + 1)))
         start.places, rows = given.places[0], [Sequence.of(segments(t)).head(p) for t in F.pad(prompt, (0, 1))]
         hidden, start.cache = model.prefill(Batch.of(rows), p + shape.tokens)
-        return F.linear(hidden, model.io.rows)
+        return model.io.decode(hidden, model.io.rows)
 
     def step(ids: Tensor, position: int) -> Tensor:
         hidden = model.step(ids[:, 0], Modality.VISUAL, start.places[position], start.cache)
-        return F.linear(hidden, model.io.rows)
+        return model.io.decode(hidden, model.io.rows)
 
     return Contestant(model=model, logits=logits, train=train, start=start, step=step)
 
