@@ -11,6 +11,7 @@ from conftest import EVERY_TASK, FACTORED, FLAT, LAYOUT, VOCABULARY, lm_spec
 from videopoet import component
 from videopoet.models.attend import plan_attention
 from videopoet.pipeline import TASKS
+from videopoet.sampling import graphs
 from videopoet.sampling.autoregressive import generate
 from videopoet.sampling.conditions import unconditioned
 from videopoet.sampling.rules import Draw, Guidance, Place, Temperature, TopK, TopP
@@ -105,6 +106,33 @@ def test_cached_decoding_equals_the_full_forward(model, task, example):
             modality = Modality(int(batch.modality[0, i]))
             hidden = model.step(batch.inputs[:, i], modality, batch.places[0, i], cache)
             torch.testing.assert_close(hidden, full[:, i], atol=1e-5, rtol=1e-4)
+
+
+@ALL_TASKS
+def test_steps_over_fixed_memory_equal_the_full_forward(model, task, example, monkeypatch):
+    """What a CUDA graph records: reads up to a span, masked behind what is filled; over several spans and modalities."""
+    monkeypatch.setattr(graphs, "SPAN", 16)
+    with torch.inference_mode():
+        batch = batch_of(task, example, example)
+        full, n = model.hidden(batch), batch.inputs.shape[1]
+        start = len(Sequence.whole(task.condition(example, LAYOUT)))
+        _, cache = model.prefill(Batch.of([Sequence.of(task.segments(example, LAYOUT)).head(start)] * 2), n)
+        cache.keys[:, :, :, start:] = cache.values[:, :, :, start:] = torch.nan  # what memory may hold
+        step = graphs.GraphedStep(model, cache)
+        for i in range(start, n):
+            hidden = step(batch.inputs[:, i], Modality(int(batch.modality[0, i])), batch.places[0, i])
+            torch.testing.assert_close(hidden, full[:, i], atol=1e-5, rtol=1e-4)
+        assert len({span for _, span in step.recorded}) == -(-n // 16) - start // 16
+        with pytest.raises(ValueError, match=f"the cache holds {n} positions, one more is needed"):
+            step(batch.inputs[:, 0], Modality.VISUAL, batch.places[0, 0])
+
+
+@pytest.mark.gpu
+def test_a_graph_draws_what_steps_draw(model, example, monkeypatch):
+    on_gpu, task, draw = copy.deepcopy(model).cuda(), TASKS["text-to-video"], Draw(guidance=Guidance(text=2.0))
+    graphed = run(on_gpu, task, [example], draw)
+    monkeypatch.setattr(graphs.GraphedStep, "_record", lambda self, modality: lambda: self._run(modality))
+    assert all(torch.equal(graphed[m], ids) for m, ids in run(on_gpu, task, [example], draw).items())
 
 
 def test_bfloat16_decodes_what_float32_does(model, example):

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence as Many
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from videopoet.models.token_lm import TokenLM
+from videopoet.sampling.graphs import GraphedStep
 from videopoet.sampling.rules import Draw, Place, uniforms
 from videopoet.sequence import Batch, Segment, Sequence
 from videopoet.vocabulary import Modality, Vocabulary
@@ -52,6 +54,7 @@ def generate(
     ids_there = whole.inputs[start:].tolist()
     drawn, modalities = whole.targets[start:].ge(0).tolist(), map(Modality, whole.modality[start:].tolist())
     hidden, cache = model.prefill(batch, start + total)
+    step = GraphedStep(model, cache) if device.type == "cuda" else partial(model.step, cache=cache)
     made: dict[Modality, list[Tensor]] = {}
     for i, modality in zip(range(total), modalities):
         if drawn[i]:
@@ -60,7 +63,7 @@ def generate(
         else:
             ids = torch.full((len(rows),), ids_there[i], device=device)
         if i + 1 < total:
-            hidden = model.step(ids, modality, places[i], cache)
+            hidden = step(ids, modality, places[i])
         if progress:
             progress(i + 1, total)
     return {modality: torch.stack(ids, 1) for modality, ids in made.items()}
