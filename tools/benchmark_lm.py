@@ -284,6 +284,11 @@ def plot(rows: list[dict], path: Path) -> None:
         points = [(row["positions"], row["cpu_us_per_token"]) for row in rows if row["contestant"] == name]
         axes.plot(*zip(*points), marker="o", label=name)
     axes.set(xscale="log", yscale="log", xlabel="positions", ylabel="CPU microseconds per token, training")
+    axes.minorticks_off()
+    axes.set_xticks(sorted({row["positions"] for row in rows}), sorted({str(row["positions"]) for row in rows}, key=int))
+    costs = sorted(row["cpu_us_per_token"] for row in rows)
+    steps = [c for c in (100, 200, 500, 1000, 2000, 5000, 10000, 20000) if costs[0] / 2 < c < costs[-1] * 2]
+    axes.set_yticks(steps, [str(c) for c in steps])
     axes.legend()
     figure.savefig(path, dpi=120)
     print(f"plot: {path}")
