@@ -22,9 +22,10 @@ from videopoet.data.shards import ShardReader
 from videopoet.data.steps import StepDataModule, StepSchedule
 from videopoet.data.streaming import Streaming
 from videopoet.sequence import Batch, Sequence
+from videopoet.tasks.absent import without
 from videopoet.tasks.audio_order import AudioOrder, LevelMajor
 from videopoet.tasks.base import OWN, Example, Layout, Text
-from videopoet.vocabulary import Vocabulary
+from videopoet.vocabulary import Modality, Vocabulary
 
 
 class Mixture(StepSchedule):
@@ -34,18 +35,24 @@ class Mixture(StepSchedule):
     tokenize: prompts -> text tokens. weigh: what weights are shares of. batching: how samples become a batch.
     tokens_per_step: of all ranks. deal: how they share it out. origin: where orders are counted from.
     substitution: what is done about samples that cannot be read; they are errors unless said otherwise.
-    drop_text: share of samples whose text is emptied, for classifier-free guidance.
+    drop_text, drop_visual, drop_audio: share of samples whose text is emptied, whose given pictures, whose given sound are
+        hidden: each by a chance of its own, so that guidance has all of them to guide away from.
     label: says the class of a sample; without it tasks that read one are left out, as are all tasks that read a stream
     which the shards lack.
     """
 
     def __init__(self, reader: ShardReader, layout: Layout, tokenize: Callable[[list[str]], list[Text]],
-                 shares: dict[str, Share], *, seed: int, tokens_per_step: int, drop_text: float, first_steps: int = 0,
+                 shares: dict[str, Share], *, seed: int, tokens_per_step: int, drop_text: float,
+                 drop_visual: float = 0.0, drop_audio: float = 0.0, first_steps: int = 0,
                  weigh: Weighing | None = None, batching: Batching | None = None, label: Label | None = None,
                  deal: Deal | None = None, origin: Origin | None = None,
                  substitution: Substitution | None = None):  # fmt: skip
         self.reader, self.layout, self.tokenize, self.label = reader, layout, tokenize, label
         self.seed, self.tokens_per_step, self.drop_text = seed, tokens_per_step, drop_text
+        self.hidden = {Modality.VISUAL: drop_visual, Modality.AUDIO: drop_audio}
+        for share in (drop_text, drop_visual, drop_audio):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{share} of the conditions cannot be dropped: give drop_text and the like from 0 to 1")
         self.deal, self.origin = deal or Deal(), origin or Origin()
         self.substitution = substitution or Substitution(None, seed)
         self.shares = self._possible(shares)
@@ -106,7 +113,11 @@ class Mixture(StepSchedule):
         def read(index: int) -> Sequence:
             rng = np.random.default_rng((self.seed, place, *name.encode()))
             example = self.example(index, rng, task.needs(self.layout))
-            return Sequence.of(task.segments(example, self.layout), key=example.key)
+            segments = task.segments(example, self.layout)
+            for modality, share in self.hidden.items():
+                chance = np.random.default_rng((self.seed, place, modality, *name.encode())).random() if share else 1.0
+                segments = without(segments, modality) if chance < share else segments
+            return Sequence.of(segments, key=example.key)
 
         chosen = sample_indices(len(samples), self.seed, place, 1)[0]
         return self.substitution.read(read, samples, chosen, place)
@@ -228,6 +239,7 @@ class MixtureDataModule(StepDataModule):
     tokens_per_batch: tokens of a batch, which a rank trains on at a time; at most, where a step's are given.
     tokens_per_step: tokens that the optimizer steps on, of all ranks and turns of accumulation; a run with another number
         of either goes on exactly where it stopped. Without it a step is as many batches as there are ranks and turns.
+    drop_text, drop_visual, drop_audio: share of training samples that lack a condition, as `Mixture` has it.
     parts: equal parts that a step is made of and dealt out in; ranks x accumulation must divide it.
     failures: how many samples that cannot be read may be left out.
     storage: how shards are read that lie behind a URL.
@@ -248,6 +260,8 @@ class MixtureDataModule(StepDataModule):
         num_validation_batches: int = 2,
         tokens_per_batch: int = 8192,
         drop_text: float = 0.1,
+        drop_visual: float = 0.0,
+        drop_audio: float = 0.0,
         seed: int = 0,
         num_workers: int = 1,
         weigh: Weighing | None = None,
@@ -267,7 +281,8 @@ class MixtureDataModule(StepDataModule):
         self.tokens, self.validation_tokens, self.shares = tokens, validation_tokens, tasks
         self.first_steps = first_steps
         self.num_validation_batches, self.tokens_per_batch = num_validation_batches, tokens_per_batch
-        self.drop_text, self.seed, self.num_workers = drop_text, seed, num_workers
+        self.dropped = {"drop_text": drop_text, "drop_visual": drop_visual, "drop_audio": drop_audio}
+        self.seed, self.num_workers = seed, num_workers
         self.fingerprints = {name: read_fingerprint(path) for name, path in tokenizers.items()}
 
     def metadata(self) -> dict:
@@ -283,7 +298,7 @@ class MixtureDataModule(StepDataModule):
 
     def train_dataloader(self) -> DataLoader:
         tokens, deal = self.share(self.tokens_per_step, self.tokens_per_batch, "tokens", self.parts)
-        how = {"drop_text": self.drop_text, "first_steps": self.first_steps, "deal": deal, "origin": self.origin}
+        how = {**self.dropped, "first_steps": self.first_steps, "deal": deal, "origin": self.origin}
         how["substitution"] = self.substitution(self.seed, training=True)
         mixture = self._mixture(self.tokens, tokens, self.streaming, **how)
         longest = max(mixture.lengths, key=mixture.lengths.__getitem__)

@@ -12,7 +12,7 @@ from conftest import EVERY_TASK, FACTORED, FLAT, LAYOUT, lm_spec
 
 from videopoet import component
 from videopoet.cli import main
-from videopoet.models import cpu_kernels
+from videopoet.models import cpu_kernels, onednn
 from videopoet.planning.config import build_mixture, build_model, merge, mixture_settings, places, read_config
 from videopoet.planning.memory import STRATEGIES, dtypes, first_rows, measure_activations, states
 from videopoet.planning.shadow import measure_step
@@ -56,12 +56,13 @@ class FusedNorm(torch.autograd.Function):
 
 @pytest.fixture
 def gpu_kernels(monkeypatch):
-    """Has the CPU keep what a GPU's kernels keep, inside of a `with`: it has other kernels for norms and gates."""
+    """Has the CPU keep what a GPU's kernels keep, inside of a `with`: it has other kernels for norms, gates and products."""
 
     @contextmanager
     def patched():
         with monkeypatch.context() as patch:
             patch.setattr(cpu_kernels, "_plain", lambda x: True)
+            patch.setattr(onednn, "faster_than_mkl", lambda: False)
             patch.setattr(torch.nn.functional, "rms_norm", lambda *a, **k: FusedNorm.apply(*a, **k))
             yield
 

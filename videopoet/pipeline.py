@@ -15,10 +15,11 @@ from videopoet.data.media import Media, read_audio, read_image, read_media
 from videopoet.data.transforms import ResizeCrop, video_to_float, video_to_uint8
 from videopoet.models.token_lm import TokenLM
 from videopoet.sampling.autoregressive import generate, num_tokens
-from videopoet.sampling.conditions import present, unconditioned
+from videopoet.sampling.conditions import unconditioned
 from videopoet.sampling.ranking import Scorer, best, candidate_seeds
 from videopoet.sampling.request import Request, requests_of, sound_of
 from videopoet.sampling.rules import Draw, Guidance, Temperature
+from videopoet.tasks.absent import present
 from videopoet.tasks.audio_length import num_audio_frames, num_samples
 from videopoet.tasks.base import Example, Layout, Task, read_layout
 from videopoet.tasks.registry import TASKS

@@ -153,6 +153,34 @@ def test_dropped_text_is_the_empty_prompt(tokens):
     assert (text[:, 0] == 1).all() and (text[:, 1:] == 0).all()
 
 
+@pytest.mark.parametrize("share, hidden", [({"drop_visual": 1.0}, Modality.VISUAL), ({"drop_audio": 1.0}, Modality.AUDIO)])
+def test_dropped_conditions_are_seen_by_nothing_and_targets_stay(world_tokens, share, hidden):
+    reader = ShardReader(world_tokens, "tokens")
+    how = {"seed": 1, "tokens_per_step": 800, "drop_text": 0.0, "label": BounceLabel()}
+    plain, dropped = (
+        Mixture(reader, layout_of(reader.manifest, LAYOUT.text_length), tokenize, MIX, **how, **drops)
+        for drops in ({}, share)
+    )
+    met = set()
+    for name in plain.shares:
+        whole, lacking = (each.sequence(name, 5) for each in (plain, dropped))
+        given = (whole.modality == hidden) & (whole.block == 0)
+        met |= {name} if given.any() else set()
+        assert torch.equal(lacking.shown, whole.shown & ~given)
+        assert torch.equal(lacking.inputs, whole.inputs) and torch.equal(lacking.targets, whole.targets)
+    assert len(met) > 2
+
+
+def test_conditions_are_dropped_in_the_asked_share(world_tokens):
+    reader = ShardReader(world_tokens, "tokens")
+    mixed = Mixture(reader, layout_of(reader.manifest, LAYOUT.text_length), tokenize, MIX, seed=1, tokens_per_step=800,
+                    drop_text=0.0, drop_visual=0.3, label=BounceLabel())  # fmt: skip
+    seen = [bool(mixed.sequence("video-to-audio", place).shown.all()) for place in range(200)]
+    assert 0.6 < sum(seen) / len(seen) < 0.8
+    with pytest.raises(ValueError, match=r"1.5 of the conditions cannot be dropped: give drop_text"):
+        Mixture(reader, mixed.layout, tokenize, MIX, seed=1, tokens_per_step=800, drop_text=1.5, label=BounceLabel())
+
+
 def test_text_belongs_to_its_sample(tokens):
     batch = next(b for b in (mixture(tokens)[s] for s in range(50)) if b.task == "text-to-video")
     code = batch.targets[batch.targets != IGNORE].reshape(len(batch.inputs), -1)[:, 0] - 256

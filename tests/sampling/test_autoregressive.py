@@ -11,10 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from videopoet import component
 from videopoet.pipeline import TASKS
 from videopoet.sampling.autoregressive import generate, num_tokens
-from videopoet.sampling.conditions import present, unconditioned, without
+from videopoet.sampling.conditions import unconditioned
 from videopoet.sampling.rules import Draw, Guidance, Temperature
 from videopoet.sampling.schedules import Linear
 from videopoet.sequence import Batch, Sequence
+from videopoet.tasks.absent import present, without
 from videopoet.tasks.base import Example
 from videopoet.tasks.text_to_video import TextToVideo
 from videopoet.vocabulary import Modality

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from videopoet.models.onednn import matmul, takes
 
+ROWS = 2**14  # of the table whose gradient is made at one time
 LOGITS = 2**25  # logits that exist at one time: 128 MiB in float32, and as much for their softmax
 
 
@@ -69,7 +70,8 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     if total.dtype == a.dtype and not takes(a, b):
         total.addmm_(a, b)
     else:
-        total += matmul(a, b)
+        for part, rows in zip(total.split(ROWS), a.split(ROWS)):
+            part += matmul(rows, b)
 
 
 def cross_entropy(

@@ -92,6 +92,9 @@ def _read(path: Path) -> dict:
     return said
 
 
+DROPS = ("drop_text", "drop_visual", "drop_audio")
+
+
 def mixture_settings(config: dict) -> dict:
     """What a training config says of its mixture, tasks and behaviours built. Raises ValueError where it has none."""
     data = config.get("data", {})
@@ -107,7 +110,7 @@ def mixture_settings(config: dict) -> dict:
         parser.add_argument(f"--{name}", type=kind | None)
     built = {name: said[name] for name in ("tasks", *behaviours) if name in said}
     values = vars(parser.instantiate_classes(parser.parse_object(built)))
-    plain = ("tokens", "tokens_per_batch", "tokens_per_step", "parts", "drop_text", "first_steps", "seed")
+    plain = ("tokens", "tokens_per_batch", "tokens_per_step", "parts", "first_steps", "seed", *DROPS)
     return {name: said[name] for name in plain if name in said} | {n: values[n] for n in ("tasks", *behaviours)}
 
 
