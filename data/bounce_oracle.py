@@ -114,7 +114,9 @@ def score(reading: Reading, scene: Scene, impacts: Iterable[float] | None = None
     are means over the scene's objects, and a missing object has nothing right. ``sound_pitch`` is 1 if exactly the
     shapes that strike are heard, and for a scene without impacts if it is silent. ``sound_timing`` is
     ``2 matched / (onsets + impacts)``, matched within one video frame, 1 if there are neither. ``sound_shapes`` is 1 if
-    the shapes seen to strike are the ones heard. ``motion_kind`` is ``motion`` without the drift's direction.
+    the shapes seen to strike are the ones heard. ``sound_impacts`` is ``sound_timing`` of clips in which something strikes
+    or is heard, not a number of others, so that silence over stillness counts for nothing. ``motion_kind`` is ``motion``
+    without the drift's direction.
 
     ``impacts`` are the times that onsets are held against: the scene's own by default; of a generated video, whose
     course the caption leaves open, pass ``reading.impacts``, the ones seen in that same video. A reading without sound
@@ -137,6 +139,7 @@ def score(reading: Reading, scene: Scene, impacts: Iterable[float] | None = None
         expected = [impact.time for impact in scene.impacts()] if impacts is None else list(impacts)
         scores["sound_shapes"] = float(rung == {seen.shape for seen in reading.objects if seen.impacts})
         scores["sound_timing"] = timing([onset.time for onset in reading.onsets], expected, 1.0 / reading.fps)
+        scores["sound_impacts"] = scores["sound_timing"] if reading.onsets or expected else float("nan")
     return scores
 
 
@@ -195,7 +198,7 @@ def measure(seeds: Iterable[int], split: str = "train", codec: bool = False, siz
             reading = read_scene(video, audio)
             seen = score(reading, scene, reading.impacts)["sound_timing"]
             rows.append({**score(reading, scene), "seen_timing": seen})
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
 
 
 def _through_codec(video: np.ndarray, audio: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:

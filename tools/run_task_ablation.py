@@ -3,10 +3,10 @@
     python tools/run_task_ablation.py --out out/task_ablation
     python tools/run_task_ablation.py --quick --out DIR --tokens DIR --text-model FILE     # a few steps
 
-Rows: text tasks (text-to-video, text-to-image), self-supervised tasks (what needs no text: prediction, painting, sound),
-or all tasks, each without and with UL2's denoisers. A row is configs/mixture/base.yaml with the weights of the other tasks
-at 0, a smaller network trained from scratch, and the same number of steps and of tokens a step. Each is measured by
-`videopoet evaluate bounce`; a task that a row was not trained on is left blank. Rows that are done are kept in --out.
+Rows: text-to-video alone, self-supervised tasks (what needs no text: prediction, painting, sound), or all tasks, each
+without and with UL2's denoisers. A row is configs/mixture/base.yaml with the weights of the other tasks at 0, a smaller
+network trained from scratch, and the same number of steps and of tokens a step. Each is measured by `videopoet evaluate
+bounce` on every task, also on those that it was not trained on. Rows that are trained are kept in --out.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import yaml
 from videopoet import component
 from videopoet.commands.corpus import positive
 from videopoet.commands.safely import run_safely
+from videopoet.data.schema import read_manifest
 from videopoet.evaluation.bounce import evaluate
 from videopoet.evaluation.report import command, machine, markdown
 from videopoet.pipeline import SHIPPED, VideoPoet
@@ -26,7 +27,6 @@ from videopoet.training.cli import fit
 from videopoet.training.export import portable
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mixture" / "base.yaml"
-TEXT = ("text-to-video", "text-to-image")
 SELF_SUPERVISED = (
     *("unconditional", "frame-prediction", "frame-interpolation", "inpainting-central", "inpainting-dynamic"),
     *("outpainting-central", "outpainting-vertical", "outpainting-horizontal", "outpainting-dynamic"),
@@ -40,7 +40,7 @@ def rows(tasks: dict[str, dict]) -> dict[str, list[str]]:
     """Row -> names of its tasks among those of the mixture."""
     denoisers = [name for name in tasks if name.startswith("denoise")]
     kinds = {
-        "text": list(TEXT),
+        "text-to-video": ["text-to-video"],
         "self-supervised": list(SELF_SUPERVISED),
         "all": [name for name in tasks if name not in denoisers],
     }
@@ -51,27 +51,29 @@ def run(a: argparse.Namespace) -> None:
     """Trainings, measurements, table."""
     a.out.mkdir(parents=True, exist_ok=True)
     tasks = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["data"]["init_args"]["tasks"]
-    settings = {
-        name: str(getattr(a, name)) for name in ("steps", "tokens_per_batch", "width", "layers", "seed", "n", "tokens")
-    }
-    file = a.out / "rows.jsonl"
-    done = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    known = {row["row"]: row for row in done if row["settings"] == settings}
-    wanted = rows(tasks)
+    names = ("steps", "tokens_per_batch", "width", "layers", "seed", "tokens")
+    settings, wanted = {name: str(getattr(a, name)) for name in names}, rows(tasks)
+    files = {name: a.out / f"{name.replace(' ', '')}.safetensors" for name in wanted}
     for number, (name, kept) in enumerate(wanted.items(), 1):
-        if name in known:
-            continue
-        print(f"[{number}/{len(wanted)}] {name}: {len(kept)} tasks, {a.steps} steps", flush=True)
-        known[name] = {"row": name, "settings": settings, **train_and_measure(a, tasks, kept)}
-        with file.open("a") as out:
-            out.write(json.dumps(known[name]) + "\n")
-    page = report([known[name] for name in wanted], a)
+        if not trained(files[name], settings):
+            print(f"[{number}/{len(wanted)}] training {name}: {len(kept)} tasks, {a.steps} steps", flush=True)
+            train(a, tasks, kept, files[name], settings)
+    done = []
+    for number, (name, kept) in enumerate(wanted.items(), 1):
+        print(f"[{number}/{len(wanted)}] measuring {name}", flush=True)
+        done.append(measure(a, name, kept, files[name]))
+        (a.out / "rows.json").write_text(json.dumps(done, indent=1) + "\n")
+    page = report(done, a)
     (a.out / "table.md").write_text(page + "\n")
-    print(f"\n{page}\n\nin {a.out}: rows.jsonl, table.md")
+    print(f"\n{page}\n\nin {a.out}: rows.json, table.md")
 
 
-def train_and_measure(a: argparse.Namespace, tasks: dict[str, dict], kept: list[str]) -> dict:
-    """One row by `videopoet fit`, then the held-out scenes of every measured task that it knows."""
+def trained(file: Path, settings: dict) -> bool:
+    return file.is_file() and component.load(file).metadata["settings"] == settings
+
+
+def train(a: argparse.Namespace, tasks: dict[str, dict], kept: list[str], file: Path, settings: dict) -> None:
+    """One row by `videopoet fit`. Its file says how all tasks and streams are made, those too that it did not train on."""
     start = time.perf_counter()
     model, data = "--model.init_args.model.init_args", "--data.init_args"
     fitted = fit([
@@ -84,46 +86,55 @@ def train_and_measure(a: argparse.Namespace, tasks: dict[str, dict], kept: list[
         *(f"{data}.tasks.{name}.weight=0" for name in tasks if name not in kept),
         f"{data}.tokens={a.tokens}",
         f"{data}.validation_tokens={a.tokens}",
+        *(f"{data}.tokenizers.{name}={SHIPPED / name}.safetensors" for name in ("visual", "audio")),
         "--trainer.limit_val_batches=0",
         "--trainer.num_sanity_val_steps=0",
         f"{data}.tokens_per_batch={a.tokens_per_batch}",
+        f"--trainer.default_root_dir={a.out}",
         f"--trainer.max_steps={a.steps}",
         "--trainer.logger=false",
         "--trainer.enable_model_summary=false",
         "--trainer.enable_checkpointing=false",
         "--trainer.callbacks=[]",
     ])  # fmt: skip
-    seconds = time.perf_counter() - start
     spec = portable(fitted.config.fit.model.as_dict()["init_args"]["model"])
-    path = a.out / "model.safetensors"
-    component.save(path, spec, fitted.model.model.state_dict(), fitted.model.metadata, half=False)
-    poet = VideoPoet(component.load(SHIPPED / "visual.safetensors"), component.load(SHIPPED / "audio.safetensors"),
-                     component.load(path))  # fmt: skip
-    found = {}
+    manifest = read_manifest(a.tokens, "tokens")
+    facts = fitted.model.metadata | {
+        "tasks": {name: share.task.spec() for name, share in fitted.datamodule.shares.items()},
+        "streams": manifest.streams,
+        "settings": settings,
+        "seconds": time.perf_counter() - start,
+    }
+    component.save(file, spec, fitted.model.model.state_dict(), facts, half=False)
+
+
+def measure(a: argparse.Namespace, name: str, kept: list[str], file: Path) -> dict:
+    """The held-out scenes of every measured task."""
+    parts = [component.load(path) for path in (SHIPPED / "visual.safetensors", SHIPPED / "audio.safetensors", file)]
+    poet, found = VideoPoet(*parts), {}
     for task in MEASURED:
-        if task in poet.tasks:
-            measured = evaluate(poet, task, a.n, seed=a.seed)[0]
-            found[task] = {"right": measured["attribute_accuracy"], "ceiling": measured["ceiling"]}
-    return {"seconds": seconds, "parameters": sum(p.numel() for p in poet.model.parameters()), "tasks": found}
+        measured = evaluate(poet, task, a.n, seed=a.seed)[0]
+        found[task] = {"right": measured["attribute_accuracy"], "ceiling": measured["ceiling"],
+                       "trained": task in kept}  # fmt: skip
+    parameters = sum(p.numel() for p in poet.model.parameters())
+    return {"row": name, "seconds": parts[-1].metadata["seconds"], "parameters": parameters, "tasks": found}
 
 
 def report(done: list[dict], a: argparse.Namespace) -> str:
     """A page with the table and how it was made."""
-    ceilings = {task: row["tasks"][task]["ceiling"] for row in done for task in row["tasks"]}
-    columns = ["trained on", *(f"{task} (of {100 * ceilings[task]:.0f})" for task in MEASURED if task in ceilings)]
+    ceilings = {task: found["ceiling"] for task, found in done[0]["tasks"].items()}
+    columns = ["trained on", *(f"{task} (of {100 * ceiling:.0f})" for task, ceiling in ceilings.items())]
     cells = [
-        [
-            row["row"],
-            *(f"{100 * row['tasks'][t]['right']:.1f}" if t in row["tasks"] else "" for t in MEASURED if t in ceilings),
-        ]
+        [row["row"], *(f"{100 * t['right']:.1f}" + ("" if t["trained"] else "*") for t in row["tasks"].values())]
         for row in done
     ]
     return "\n".join([
         "# What each kind of task adds",
         "",
-        f"Attributes right in percent (ceiling in the head), {a.n} held-out scenes of the built-in world a task. Each row: "
-        f"{done[0]['parameters'] / 1e6:.1f} M parameters (width {a.width}, {a.layers} layers) from scratch, {a.steps} steps of "
-        f"{a.tokens_per_batch} tokens, seed {a.seed}. A toy: nothing here is a result of the paper.",
+        f"Attributes right in percent (ceiling in the head), {a.n} held-out scenes of the built-in world a task; * the row was "
+        f"not trained on the task. Each row: {done[0]['parameters'] / 1e6:.1f} M parameters (width {a.width}, {a.layers} layers) "
+        f"from scratch, {a.steps} steps of {a.tokens_per_batch} tokens, seed {a.seed}. A toy: nothing here is a result of the "
+        "paper.",
         "",
         markdown(columns, cells),
         "",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from videopoet import component, hub
-from videopoet.conditions.shot import Condition, Shot
+from videopoet.conditions.shot import Condition, Shot, keep
 from videopoet.data.media import Media, read_audio, read_image, read_media
 from videopoet.data.transforms import ResizeCrop, video_to_float, video_to_uint8
 from videopoet.models.token_lm import TokenLM
@@ -342,14 +342,6 @@ class VideoPoet:
         if not Path(path).is_file():
             raise ValueError(f"no file at {path}")
         return read_image(path)
-
-
-def keep(made: np.ndarray, given: np.ndarray | None, conditions: Iterable[Condition]) -> np.ndarray:
-    """The made clip uint8 (t, h, w, 3) with the given one's pixels wherever a condition shows them."""
-    for condition in conditions:
-        shown = condition.shows(*made.shape[:3])
-        made = np.where(shown[..., None], given[: len(made)], made) if shown.any() else made
-    return made
 
 
 def check_audio(audio: AudioTokenizer, layout: Layout, geometry: Geometry) -> None:

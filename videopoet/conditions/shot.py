@@ -1,6 +1,7 @@
 """What a condition is made of, and what every condition is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,3 +31,11 @@ class Condition(ABC):
     def shows(self, t: int, h: int, w: int) -> np.ndarray:
         """bool (t, h, w), true where the condition shows the shot's own pixels, which a sample therefore keeps."""
         return np.zeros((t, h, w), dtype=bool)
+
+
+def keep(made: np.ndarray, given: np.ndarray | None, conditions: Iterable[Condition]) -> np.ndarray:
+    """The made clip uint8 (t, h, w, 3) with the given one's pixels wherever a condition shows them."""
+    for condition in conditions:
+        shown = condition.shows(*made.shape[:3])
+        made = np.where(shown[..., None], given[: len(made)], made) if shown.any() else made
+    return made

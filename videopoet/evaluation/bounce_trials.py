@@ -1,6 +1,7 @@
 """How each task is tried in the built-in world: what it is given of a held-out scene, and what of the answer is scored.
 
-Only what the given things tell can be asked for. So painting is tried on scenes in which every object is seen well
+Only what the given things tell can be asked for, and nothing that silence answers. So sound is made for scenes in which
+something strikes, painting is tried on scenes in which every object is seen well
 beside what is hidden, and stylization on a scene's motion with the looks of another, described by the prompt.
 """
 
@@ -19,6 +20,7 @@ from videopoet.sampling.request import Request
 LOOK = ("colour", "shape", "size", "background", "count")
 SEEN = (*LOOK, "motion")
 SOUND = ("sound_pitch", "sound_timing")
+MATCH = ("sound_pitch", "sound_impacts")  # where the impacts are those of the clip itself, and there may be none
 BOTH = ("sound_shapes", "sound_timing")  # of what is seen and what is heard in one clip
 
 SEEN_SHARE, SEEN_FRAMES = 0.6, 9  # an object is seen well where so much of it is not hidden, in so many frames
@@ -30,6 +32,11 @@ def as_it_is(scene: Scene) -> Scene:
 
 def any_scene(scene: Scene) -> bool:
     return True
+
+
+def strikes(scene: Scene) -> bool:
+    """Silence is no answer to such a scene."""
+    return bool(scene.impacts())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +127,14 @@ def painting(stream: str, given: str) -> Trial:
 
 
 TRIALS: dict[str, Trial] = {
-    "text-to-video": Trial(give=prompt, attributes=(*SEEN, *SOUND), own_impacts=True),
+    "text-to-video": Trial(give=prompt, attributes=(*SEEN, *MATCH), own_impacts=True),
     "text-to-image": Trial(give=prompt, attributes=LOOK, frames=1),
     "image-to-video": Trial(
-        give=prompt_and_image, attributes=(*SEEN, *SOUND), own_impacts=True, given="first frame and prompt"
+        give=prompt_and_image, attributes=(*SEEN, *MATCH), own_impacts=True, given="first frame and prompt"
     ),
     "frame-prediction": Trial(give=partial(video, frames=9), attributes=SEEN, given="9 frames"),
-    "video-to-audio": Trial(give=video, attributes=SOUND, given="silent video"),
-    "unconditional": Trial(give=nothing, attributes=BOTH, own_impacts=True, given="nothing"),
+    "video-to-audio": Trial(give=video, attributes=SOUND, fits=strikes, given="silent video"),
+    "unconditional": Trial(give=nothing, attributes=("sound_shapes", "sound_impacts"), own_impacts=True, given="nothing"),
     "frame-interpolation": Trial(give=video, attributes=SEEN, given="first and last frame"),
     "inpainting-central": painting("inpainting_central", "all but the middle"),
     "inpainting-dynamic": painting("inpainting_dynamic", "all but a moving rectangle"),
@@ -144,10 +151,13 @@ TRIALS: dict[str, Trial] = {
         wanted=restyled,
         given="flow and depth, first frame and prompt of other looks",
     ),
-    "audio-to-video": Trial(give=sound, attributes=BOTH, own_impacts=True, given="sound"),
+    "audio-to-video": Trial(give=sound, attributes=BOTH, own_impacts=True, fits=strikes, given="sound"),
     "audio-visual-continuation": Trial(
-        give=partial(video_and_sound, frames=9), attributes=(*SEEN, *SOUND), given="9 frames with sound"
+        give=partial(video_and_sound, frames=9), attributes=(*SEEN, *SOUND), fits=strikes, given="9 frames with sound"
     ),
+    **{name: Trial(give=video, attributes=SEEN, given="all but spans of its tokens") for name in
+       ("denoise-r", "denoise-s", "denoise-x", "denoise-frames", "denoise-blocks")},
+    "denoise-audio": Trial(give=sound, attributes=SOUND, fits=strikes, given="sound, but for spans of its tokens"),
     "class-to-video": Trial(give=motion_class, attributes=("motion_kind",), fits=one_object, given="kind of motion"),
     "class-frame-prediction": Trial(
         give=partial(motion_class_and_video, frames=5),
