@@ -18,10 +18,27 @@ MADE = Media(video=np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(8, 1
 
 
 def test_what_was_made_is_carried_where_nothing_is_given():
-    empty = chain.carry(Request(prompt="p"), MADE)
+    empty = chain.carry(Request(prompt="p"), MADE, ("text", "image"))
     assert empty.prompt == "p" and (empty.image == 2).all() and empty.video is MADE, "the last frame, the whole video"
-    full = chain.carry(Request(image=IMAGE, video=VIDEO), MADE)
+    full = chain.carry(Request(image=IMAGE, video=VIDEO), MADE, ("image", "video"))
     assert full.image is IMAGE and full.video is VIDEO
+    again = chain.carry(Request(), MADE, ("text", "flow_depth", "image"))
+    assert (again.image == 0).all() and again.video is MADE, "the first frame of a clip that is made again"
+
+
+@pytest.mark.parametrize("tasks", [("image-to-video", "stylization"), ("image-to-video", "stylization-of-image"),
+                                   ("outpainting-central", "stylization"), ("text-to-image", "image-to-video")],
+                         ids=" to ".join)  # fmt: skip
+def test_the_papers_chains(poet, tasks):
+    given = Request(prompt="a red circle", image=np.full((16, 16, 3), 9, np.uint8),
+                    video=Media(video=np.zeros((17, 16, 16, 3), np.uint8), fps=8.0))  # fmt: skip
+    first, second = tasks
+    steps = [chain.Step(task=first, request=given), chain.Step(task=second, request=Request(prompt="a red circle"))]
+    made = chain.run(poet, steps)
+    before = poet.generate(first, [given])[0]
+    image = before.video[0 if second == "stylization-of-image" else -1]
+    after = poet.generate(second, [Request(prompt="a red circle", image=image, video=before)])[0]
+    assert np.array_equal(made.video, after.video) and len(made.video) == 17
 
 
 def test_a_chain_is_its_tasks_one_by_one(poet):

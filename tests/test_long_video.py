@@ -9,6 +9,7 @@ from videopoet.data.media import Media
 from videopoet.long_video import CHANGE, OPEN, PREDICT, SOUND, num_tokens, plan, stream
 from videopoet.pipeline import Geometry, VideoPoet
 from videopoet.sampling.request import Request
+from videopoet.tasks.frame_prediction import FramePrediction
 
 CLIP = 17
 
@@ -16,12 +17,13 @@ CLIP = 17
 class Counting:
     """A stand-in for VideoPoet whose frame i is a picture of brightness i, and whose sound under it has the value i."""
 
-    def __init__(self, fps: float = 8.0, sample_rate: int = 16000, sounds: bool = True):
+    def __init__(self, fps: float = 8.0, sample_rate: int = 16000, sounds: bool = True, given: int = 3, fewest=None):
         self.geometry = Geometry(frames=CLIP, fps=fps, height=4, width=4, sample_rate=sample_rate)
-        self.tasks = dict.fromkeys((OPEN, PREDICT, CHANGE, *[SOUND] * sounds), SimpleNamespace(given=3))
+        predict = FramePrediction(given=given, fewest=fewest)
+        self.tasks = dict.fromkeys((OPEN, PREDICT, CHANGE, *[SOUND] * sounds), predict)
         self.layout, self.calls, self.seeds, self.largest = SimpleNamespace(frame_stride=4), [], [], 0
 
-    def num_tokens(self, task: str) -> int:
+    def num_tokens(self, task: str, requests=()) -> int:
         return {OPEN: 1000, PREDICT: 100, CHANGE: 900, SOUND: 7}[task]
 
     def generate(self, task, requests: list[Request], *, seed, progress=None, num_candidates=1, scorer=None):
@@ -54,6 +56,16 @@ def whole(chunks):
     video = np.concatenate([chunk.video for chunk in chunks])[:, 0, 0, 0]
     audio = None if chunks[0].audio is None else np.concatenate([chunk.audio for chunk in chunks], 1)[0]
     return video.tolist(), audio
+
+
+@pytest.mark.parametrize("given, fewest", [(3, None), (4, 1), (3, 2), (9, 1)])
+def test_a_variable_past_is_the_last_second(given, fewest):
+    """9 of 9 or 13 frames that it was trained on: at 8 frames a second every step makes the next 8 frames."""
+    poet = Counting(given=given, fewest=fewest)
+    steps = plan(poet, ["a"], 17 + 8 * 5)
+    assert [step.frames for step in steps] == [17, 8, 8, 8, 8, 8]
+    video, _ = whole(stream(poet, ["a"], (17 + 8 * 5) / 8))
+    assert video == list(range(57))
 
 
 @pytest.mark.parametrize("prompts", [1, 2, 3, 7])

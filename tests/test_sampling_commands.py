@@ -10,25 +10,46 @@ from PIL import Image
 
 from videopoet.cli import main, parser
 from videopoet.commands.drawing import draw_of, value
+from videopoet.commands.sample import COMMANDS
 from videopoet.data.bounce import Scene
 from videopoet.data.media import Media, read_media, write_media
 from videopoet.pipeline import DEFAULT_DRAW
 from videopoet.sampling.rules import Draw, Guidance, Temperature, TopK, TopP
 from videopoet.sampling.schedules import Linear
+from videopoet.sampling.scorers import OracleScorer
 
 ROOT = Path(__file__).parents[1]
 CAPTION = "a small red circle falls and rebounds on a plain dark background"
 T2I = ("sample", "text-to-image", "--prompt", CAPTION, "--out")
 
 
-def drawing(*options) -> Draw:
-    return draw_of(parser().parse_args([str(o) for o in (*T2I, "x.png", *options)]))
+def drawing(*options, task: str = "text-to-image") -> Draw:
+    return draw_of(parser().parse_args([str(o) for o in ("sample", task, "--prompt", CAPTION, "--out", "x.png", *options)]))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[c.task for c in COMMANDS])
+def test_only_options_that_do_something_are_offered(poet, command, capsys):
+    """Guidance by what the task reads, and candidates where a prompt ranks them."""
+    with pytest.raises(SystemExit):
+        parser().parse_args(["sample", command.task, "--help"])
+    said, reads = capsys.readouterr().out, set(poet.reads(command.task))
+    assert ("--guidance" in said) == bool(reads & {"text", "label"})
+    assert ("--visual-guidance" in said) == bool(reads - {"text", "label", "audio"})
+    assert ("--audio-guidance" in said) == ("audio" in reads)
+    assert ("--rank" in said) == ("text" in reads)
+
+
+def test_candidates_that_cannot_be_ranked_are_refused_before_they_are_made(poet, monkeypatch):
+    monkeypatch.setattr(poet, "_draw", lambda *a: pytest.fail("something was made"))
+    with pytest.raises(ValueError, match="unicorn"):
+        poet.generate("text-to-image", prompt="a unicorn", num_candidates=2, scorer=OracleScorer())
 
 
 def test_options_make_the_draw():
     assert drawing() == DEFAULT_DRAW
     assert drawing("--guidance", 1).copies == 1
-    made = drawing("--temperature", "1.2:0.8", "--top-k", 50, "--top-p", 0.9, "--guidance", 3, "--visual-guidance", 2)
+    given = ("--image", "x.png", "--temperature", "1.2:0.8", "--top-k", 50, "--top-p", 0.9, "--guidance", 3)
+    made = drawing(*given, "--visual-guidance", 2, task="image-to-video")
     filters = (Temperature(value=Linear(start=1.2, end=0.8)), TopK(k=50.0), TopP(p=0.9))
     assert made == Draw(filters=filters, guidance=Guidance(text=3.0, visual=2.0))
 
@@ -43,8 +64,8 @@ def test_candidates_are_ranked_by_the_oracle(shipped, tmp_path, monkeypatch):
     """One candidate is what is made without ranking; the options reach the model."""
     for name, options in (("a", ()), ("b", ("--candidates", "1")), ("c", ("--candidates", "3", "--rank", "oracle"))):
         main([*T2I, str(tmp_path / f"{name}.png"), "--model", str(shipped), *options])
-    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
-    assert a == b and Image.open(tmp_path / "c.png").size == (16, 16) and c
+    a, b = ((tmp_path / f"{name}.png").read_bytes() for name in "ab")
+    assert a == b and Image.open(tmp_path / "c.png").size == (16, 16)
 
 
 @pytest.mark.parametrize(

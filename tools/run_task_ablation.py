@@ -132,9 +132,9 @@ def report(done: list[dict], a: argparse.Namespace) -> str:
         "# What each kind of task adds",
         "",
         f"Attributes right in percent (ceiling in the head), {a.n} held-out scenes of the built-in world a task; * the row was "
-        f"not trained on the task. Each row: {done[0]['parameters'] / 1e6:.1f} M parameters (width {a.width}, {a.layers} layers) "
-        f"from scratch, {a.steps} steps of {a.tokens_per_batch} tokens, seed {a.seed}. A toy: nothing here is a result of the "
-        "paper.",
+        f"not trained on the task. Each row: {done[0]['parameters'] / 1e6:.1f} M parameters (width {a.width}, {a.layers} "
+        f"layers) from scratch, {a.steps} steps of {a.tokens_per_batch} tokens, seed {a.seed}. A toy: nothing here is a result "
+        "of the paper.",
         "",
         markdown(columns, cells),
         "",

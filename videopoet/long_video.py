@@ -11,6 +11,7 @@ another, each from the last one):
 So a new prompt changes what happens from a frame on, and the picture goes on without a cut.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
@@ -68,13 +69,21 @@ def num_tokens(poet, steps: Many[Step], *, started: int = 0, sound: bool = True,
     total, silent, clip = 0, started, poet.geometry.frames
     sound = sound and SOUND in poet.tasks
     for step in steps:
-        total += poet.num_tokens(step.task) * (num_candidates if step.task != PREDICT else 1)
+        total += _tokens(poet, step.task) * (num_candidates if step.task != PREDICT else 1)
         if step.task == PREDICT:
             silent += step.frames
         elif sound:
             total += -(-max(0, silent - 1) // clip) * poet.num_tokens(SOUND)
             silent = 0
     return total + (-(-silent // clip) * poet.num_tokens(SOUND) if sound else 0)
+
+
+def _tokens(poet, task: str) -> int:
+    """Of one step, which prediction takes from the last second."""
+    geometry = poet.geometry
+    blank = np.zeros((_context(poet), geometry.height, geometry.width, 3), np.uint8)
+    past = [Request(video=Media(video=blank, fps=geometry.fps))] if task == PREDICT else []
+    return poet.num_tokens(task, past)
 
 
 def stream(
@@ -130,9 +139,11 @@ def stream(
 
 
 def _context(poet) -> int:
-    """Frames that frame prediction goes on from."""
+    """Frames that frame prediction goes on from: the last second, or as near to it as it was trained on."""
     check_task(PREDICT, poet.tasks)
-    return 1 + (poet.tasks[PREDICT].given - 1) * poet.layout.frame_stride
+    stride = poet.layout.frame_stride
+    second = 1 + math.ceil((poet.geometry.fps - 1) / stride)  # latent frames
+    return 1 + (poet.tasks[PREDICT].with_past(second).given - 1) * stride
 
 
 @dataclass

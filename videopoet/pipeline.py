@@ -141,6 +141,9 @@ class VideoPoet:
         task, requests = self._task(task), requests_of(requests, given)
         if num_candidates > 1 and scorer is None:
             raise ValueError(f"{num_candidates} candidates need a scorer that chooses between them")
+        if check := getattr(scorer, "check", None):
+            for request in requests:
+                check(request)
         rows = [(r, s) for i, r in enumerate(requests) for s in candidate_seeds(seed + i, num_candidates)]
         media: list[Media] = []
         for start in range(0, len(rows), ROWS):
@@ -154,9 +157,13 @@ class VideoPoet:
         groups = [media[start : start + num_candidates] for start in range(0, len(media), num_candidates)]
         return [best(scorer, request, group) for request, group in zip(requests, groups)]
 
-    def num_tokens(self, task: str | Task) -> int:
-        """Tokens that one candidate of one request takes, as `progress` counts them."""
-        task = self._task(task)
+    def reads(self, task: str | Task) -> tuple[str, ...]:
+        """What the task must be given, see `Task.reads`."""
+        return self._task(task).reads(self.layout)
+
+    def num_tokens(self, task: str | Task, requests: Many[Request] = ()) -> int:
+        """Tokens that one candidate of one request takes, as `progress` counts them; `requests` may give more of the past."""
+        task = self._fitted(self._task(task), requests)
         return num_tokens(task.target(task.blank(self.layout), self.layout))
 
     def _task(self, task: str | Task) -> Task:
@@ -205,8 +212,10 @@ class VideoPoet:
     def _fitted(self, task: Task, requests: Many[Request]) -> Task:
         """The task with the past that the shortest of the given videos has, where its past is variable."""
         videos = [r.video.video for r in requests if r.video is not None and r.video.video is not None]
-        if not videos or not task.past(self.layout):
+        if not task.past(self.layout):
             return task
+        if not videos:
+            return task.with_past(task.past(self.layout))
         return task.with_past(1 + (min(map(len, videos)) - 1) // self.layout.frame_stride)
 
     def _examples(self, task: Task, requests: Many[Request]) -> list[Example]:

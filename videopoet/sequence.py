@@ -250,8 +250,12 @@ class Batch:
 
     @property
     def padding(self) -> Tensor:
-        """Share of the positions that stand for nothing, a scalar: empty text slots, and the ends of packed rows."""
-        return (self.document == 0).float().mean()
+        """Share of the positions that stand for nothing, a scalar: empty text slots, and the ends of packed rows.
+
+        Pictures and sound that guidance does without are hidden on purpose and are none.
+        """
+        clip = (self.modality == Modality.VISUAL) | (self.modality == Modality.AUDIO)
+        return ((self.document == 0) & ~clip).float().mean()
 
     def following(self) -> Tensor:
         """Modality int64 (b, n) of the token each position predicts: that of the position after it in its sequence."""

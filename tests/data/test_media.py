@@ -1,3 +1,5 @@
+import weakref
+
 import av
 import numpy as np
 import pytest
@@ -78,7 +80,7 @@ def test_a_browser_can_play_what_is_written(tmp_path):
 @pytest.mark.parametrize("sound", [True, False])
 def test_a_video_written_in_chunks_is_the_same_file(tmp_path, sound):
     """Chunks come from a generator, each asked for when the one before is written."""
-    scene, asked = Scene.sample(2), []
+    scene, asked, given = Scene.sample(2), [], []
     video, audio = scene.render(25, 8, 32), scene.sound(25, 8)[None]
     write_media(tmp_path / "whole.mp4", Media(video=video, fps=8.0, audio=audio if sound else None))
 
@@ -86,7 +88,11 @@ def test_a_video_written_in_chunks_is_the_same_file(tmp_path, sound):
         for start, stop in ((0, 1), (1, 17), (17, 25)):
             asked.append(start)
             part = audio[:, start * 2000 : stop * 2000]
-            yield Media(video=video[start:stop], fps=8.0, audio=part if sound else None)
+            assert all(chunk() is None for chunk in given[:-1]), "more than the chunk before is held"
+            chunk = Media(video=video[start:stop].copy(), fps=8.0, audio=part if sound else None)
+            given.append(weakref.ref(chunk.video))
+            yield chunk
+            del chunk
 
     write_chunks(tmp_path / "parts.mp4", chunks())
     assert asked == [0, 1, 17]

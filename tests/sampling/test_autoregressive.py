@@ -10,8 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from videopoet import component
 from videopoet.pipeline import TASKS
+from videopoet.sampling import autoregressive
 from videopoet.sampling.autoregressive import generate, num_tokens
 from videopoet.sampling.conditions import unconditioned
+from videopoet.sampling.graphs import GraphedStep
 from videopoet.sampling.rules import Draw, Guidance, Temperature
 from videopoet.sampling.schedules import Linear
 from videopoet.sequence import Batch, Sequence
@@ -153,7 +155,10 @@ class Reads(TorchDispatchMode):
         return function(*arguments, **(kwargs or {}))
 
 
-def test_reads_from_the_device_do_not_grow_with_the_tokens(model, example):
+@pytest.mark.parametrize("graphed", [False, True], ids=["steps", "graphed steps"])
+def test_reads_from_the_device_do_not_grow_with_the_tokens(model, example, graphed, monkeypatch):
+    if graphed:  # what CUDA runs, without the recording
+        monkeypatch.setattr(autoregressive, "partial", lambda _, cache: GraphedStep(model, cache))
     counts, task = [], TextToVideo(sound=False)
     draw = Draw(filters=(Temperature(value=0.9),), guidance=Guidance(text=2.0))
     for latent_frames in (2, 9):

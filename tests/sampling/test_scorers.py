@@ -92,7 +92,7 @@ def test_clip_scores_by_pictures_and_prompt(clip_folder):
     long = scorer(Request(prompt="a very long prompt " * 9), clips)
     assert len(long) == 2, "cut to what CLIP reads"
     with pytest.raises(ValueError, match="by a prompt"):
-        scorer(Request(), clips)
+        scorer.check(Request())
 
 
 def test_clip_sees_the_middle_normalised():

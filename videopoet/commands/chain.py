@@ -43,7 +43,9 @@ def add(commands) -> None:
     chain.add_argument(
         "--out", type=Path, required=True, help="file to write: .mp4, or .png where the last step says so"
     )
-    chain.add_argument("--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)")
+    chain.add_argument(
+        "--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)"
+    )
     chain.set_defaults(run=run)
 
 
@@ -56,7 +58,7 @@ def run(namespace: argparse.Namespace) -> None:
     check_out(namespace.out, steps[-1][0].suffix, steps[-1][0].task)
     hows = [how_of(options) for _, options in steps]
     poet = load_model(namespace.model)
-    total = sum(options.candidates * poet.num_tokens(command.task) for command, options in steps)
+    total = sum(getattr(options, "candidates", 1) * poet.num_tokens(command.task) for command, options in steps)
     chain = [
         Step(task=command.task, request=request_of(options, poet), how=how)
         for (command, options), how in zip(steps, hows)

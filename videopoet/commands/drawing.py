@@ -5,20 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 
 
-def sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """How tokens are drawn. A value may change over the sample: 1.1:0.8 goes straight from the first to the second."""
+def sampling_arguments(
+    parser: argparse.ArgumentParser, *, text: bool = True, visual: bool = True, audio: bool = True
+) -> None:
+    """How tokens are drawn. A value may change over the sample: 1.1:0.8 goes straight from the first to the second.
+
+    text, visual, audio: the conditions that there are to guide by.
+    """
     add = parser.add_argument_group("drawing tokens (A:B changes from A to B over the sample)").add_argument
     add("--temperature", type=value, metavar="T", help="above 1 more varied, below 1 safer")
     add("--top-k", type=value, metavar="K", help="draw from the k likeliest tokens only")
     add("--top-p", type=value, metavar="P", help="draw from the likeliest tokens that make up this probability")
-    add("--guidance", type=value, metavar="S", help="how strongly the prompt is followed; 1 is none")
-    add(
-        "--visual-guidance",
-        type=value,
-        metavar="S",
-        help="how strongly a given picture or video is followed; 1 is none",
-    )
-    add("--audio-guidance", type=value, metavar="S", help="how strongly a given sound is followed; 1 is none")
+    if text:
+        add("--guidance", type=value, metavar="S", help="how strongly the prompt is followed; 1 is none")
+    trained = "1 is none. For models that were trained without it now and then (drop_visual, drop_audio)"
+    if visual:
+        add("--visual-guidance", type=value, metavar="S", help=f"how strongly a given picture is followed; {trained}")
+    if audio:
+        add("--audio-guidance", type=value, metavar="S", help=f"how strongly a given sound is followed; {trained}")
 
 
 def value(text: str):
@@ -43,7 +47,8 @@ def draw_of(namespace: argparse.Namespace):
     filters = (Temperature(value=a.temperature),) if a.temperature is not None else DEFAULT_DRAW.filters
     filters += (TopK(k=a.top_k),) if a.top_k is not None else ()
     filters += (TopP(p=a.top_p),) if a.top_p is not None else ()
-    scales = {"text": a.guidance, "visual": a.visual_guidance, "audio": a.audio_guidance}
+    arguments = {"text": "guidance", "visual": "visual_guidance", "audio": "audio_guidance"}
+    scales = {condition: getattr(a, name, None) for condition, name in arguments.items()}
     named = {condition: scale for condition, scale in scales.items() if scale is not None}
     return Draw(filters=filters, guidance=replace(DEFAULT_DRAW.guidance, **named))
 
@@ -59,9 +64,12 @@ def ranking_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def ranking_of(namespace: argparse.Namespace) -> dict:
-    """What `VideoPoet.generate` takes of it. Raises ValueError for candidates that nothing ranks."""
+    """What `VideoPoet.generate` takes of it, nothing where there is no prompt to rank by. Raises ValueError for candidates
+    that nothing ranks."""
     from videopoet.sampling.scorers import ClipScorer, OracleScorer
 
+    if not hasattr(namespace, "candidates"):
+        return {}
     if namespace.candidates < 1:
         raise ValueError(f"--candidates is {namespace.candidates}: at least 1 is needed")
     if (namespace.candidates > 1) != (namespace.rank is not None):

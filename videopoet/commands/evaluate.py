@@ -35,7 +35,9 @@ def add_bounce(protocols) -> None:
         help="one task; may be repeated (default: all the model was trained on that have a trial)",
     )
     bounce.add_argument("--n", type=int, default=64, help="held-out scenes per task (default 64)")
-    bounce.add_argument("--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)")
+    bounce.add_argument(
+        "--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)"
+    )
     bounce.add_argument("--out", type=Path, help="write the report as JSON")
     bounce.add_argument("--report", type=Path, metavar="JSON", help="write a report that `evaluate compare` reads")
     bounce.add_argument("--seed", type=int, default=0)
@@ -52,7 +54,9 @@ def add_prefix(protocols) -> None:
         epilog='example: videopoet evaluate prefix --prompt "a small red circle falls on a plain dark background"',
     )
     prefix.add_argument("--prompt", required=True, help="what is to be seen and heard")
-    prefix.add_argument("--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)")
+    prefix.add_argument(
+        "--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)"
+    )
     prefix.add_argument("--seed", type=int, default=0)
     sampling_arguments(prefix)
     prefix.set_defaults(run=run_prefix)

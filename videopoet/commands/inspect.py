@@ -1,6 +1,7 @@
 """`videopoet inspect mixture`: what a mixture trains on, without training."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -54,9 +55,7 @@ def read_settings(paths: list[Path]) -> dict:
     """What training configs, laid one over the other, say of their mixture, tasks and behaviours built."""
     from videopoet.planning.config import mixture_settings, read_config
 
-    settings = mixture_settings(read_config(paths))
-    settings.pop("audio_order")
-    return settings
+    return mixture_settings(read_config(paths))
 
 
 def build(settings: dict, tokens: Path | None, model, world_size: int):
@@ -68,7 +67,7 @@ def build(settings: dict, tokens: Path | None, model, world_size: int):
     from videopoet.data.shards import ShardReader
     from videopoet.tasks.base import read_layout
 
-    folder = tokens or Path(settings.pop("tokens", ""))
+    folder, order = tokens or Path(settings.get("tokens", "")), settings.pop("audio_order", None)
     settings.pop("tokens", None)
 
     def tokenize(prompts: list[str]):
@@ -76,9 +75,10 @@ def build(settings: dict, tokens: Path | None, model, world_size: int):
 
     if tokens is not None or (folder / MANIFEST).is_file():
         reader, source = ShardReader(folder, "tokens"), f"examples of {folder}"
-        layout = layout_of(reader.manifest, len(tokenize([""])[0].ids))
+        layout = layout_of(reader.manifest, len(tokenize([""])[0].ids), order)
     else:
         layout = read_layout(model.metadata["layout"])
+        layout = layout if order is None else replace(layout, audio_order=order)
         reader = BlankShards(layout, settings["tasks"])
         source = f"blank examples: no token shards at {folder}"
     how = {"seed": 0, "tokens_per_batch": 8192, "drop_text": 0.1} | settings

@@ -33,7 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--silent", action="store_true", help="no sound")
     parser.add_argument("--out", type=Path, required=True, help="file to write, .mp4")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default 0)")
     ranking_arguments(parser)
     sampling_arguments(parser)

@@ -14,7 +14,10 @@ PROMPT = "a small red circle falls and rebounds on a plain dark background"
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """The command line of one task: which of prompt, image, video and sound it takes."""
+    """The command line of one task: which of prompt, image, video and sound it takes.
+
+    names_class: the prompt is the name of a class, no sentence to rank candidates by.
+    """
 
     task: str
     help: str
@@ -22,7 +25,13 @@ class Command:
     image: bool = False
     video: bool = False
     audio: bool = False
+    names_class: bool = False
     suffix: str = ".mp4"
+
+    @property
+    def hears(self) -> bool:
+        """Whether a given sound is read: one of its own, or that of a video that goes on with it."""
+        return self.audio or self.task == "audio-visual-continuation"
 
     def example(self) -> str:
         given = (
@@ -63,11 +72,12 @@ COMMANDS = (
     ),
     Command(task="audio-to-video", help="a sound -> a video to it", audio=True),
     Command(task="audio-visual-continuation", help="a video's last frame and its sound -> both go on", video=True),
-    Command(task="class-to-video", help="the name of a class -> a video", prompt=True),
+    Command(task="class-to-video", help="the name of a class -> a video", prompt=True, names_class=True),
     Command(
         task="class-frame-prediction",
         help="a video and the name of its class -> the video and the frames that follow",
         prompt=True,
+        names_class=True,
         video=True,
     ),
     Command(task="denoise-r", help="a video, short runs of its tokens hidden -> the video (UL2's R)", video=True),
@@ -95,7 +105,9 @@ def arguments(parser: argparse.ArgumentParser, command: Command) -> None:
     """The arguments of one task, and what runs it."""
     given_arguments(parser, command)
     parser.add_argument("--out", type=Path, required=True, help=f"file to write, {command.suffix}")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="folder of a model, or a checkpoint (default: shipped)"
+    )
     parser.set_defaults(run=lambda namespace: run(namespace, command))
 
 
@@ -111,8 +123,9 @@ def given_arguments(parser: argparse.ArgumentParser, command: Command, *, needed
     if command.audio:
         parser.add_argument("--audio", required=needed, help="file with sound: wav, mp3, mp4, ...")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default 0)")
-    ranking_arguments(parser)
-    sampling_arguments(parser)
+    if command.prompt and not command.names_class:
+        ranking_arguments(parser)
+    sampling_arguments(parser, text=command.prompt, visual=command.image or command.video, audio=command.hears)
 
 
 def run(namespace: argparse.Namespace, command: Command) -> None:
@@ -121,7 +134,8 @@ def run(namespace: argparse.Namespace, command: Command) -> None:
     how = how_of(namespace)
     poet = load_model(namespace.model)
     request = request_of(namespace, poet)
-    with token_bar(command.task, namespace.candidates * poet.num_tokens(command.task)) as progress:
+    candidates = how.get("num_candidates", 1)
+    with token_bar(command.task, candidates * poet.num_tokens(command.task, [request])) as progress:
         media = poet.generate(command.task, [request], **how, progress=progress)[0]
     write(namespace.out, media)
     print(f"{namespace.out}: {', '.join(contents(media))}")

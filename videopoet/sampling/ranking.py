@@ -10,7 +10,10 @@ CANDIDATE_STRIDE = 2**40  # between the seeds of one request's candidates: far a
 
 
 class Scorer(Protocol):
-    """How well each candidate answers the request; higher is better."""
+    """How well each candidate answers the request; higher is better.
+
+    One that has a `check(request)` is asked before anything is made; it raises ValueError for what cannot be ranked by.
+    """
 
     def __call__(self, request: Request, candidates: Many[Media]) -> list[float]: ...
 

@@ -23,8 +23,11 @@ class OracleScorer:
     Sound is held against the impacts seen in the candidate itself: right pitches, at the right times.
     """
 
-    def __call__(self, request: Request, candidates: Many[Media]) -> list[float]:
+    def check(self, request: Request) -> None:
         """Raises ValueError for a prompt that is not about the built-in world."""
+        read_prompt(request.prompt)
+
+    def __call__(self, request: Request, candidates: Many[Media]) -> list[float]:
         asked = read_prompt(request.prompt)
         return [self._score(asked, media) for media in candidates]
 
@@ -32,7 +35,7 @@ class OracleScorer:
         audio = None if media.audio is None else np.asarray(media.audio[0], np.float32)
         reading = read_scene(media.video, audio, media.fps, media.sample_rate)
         struck = tuple(AskedImpact(time=t, shape=seen.shape) for seen in reading.objects for t in seen.impacts)
-        return float(np.mean(list(score(reading, replace(asked, struck=struck)).values())))
+        return float(np.nanmean(list(score(reading, replace(asked, struck=struck)).values())))
 
 
 class ClipScorer:
@@ -55,10 +58,13 @@ class ClipScorer:
             raise ValueError(f"{folder} holds no CLIP model as transformers saves it: {cause}") from None
         self.frames, self.device = frames, device
 
-    @torch.inference_mode()
-    def __call__(self, request: Request, candidates: Many[Media]) -> list[float]:
+    def check(self, request: Request) -> None:
+        """Raises ValueError for a request without a prompt."""
         if not request.prompt:
             raise ValueError("CLIP ranks candidates by a prompt, this request has none")
+
+    @torch.inference_mode()
+    def __call__(self, request: Request, candidates: Many[Media]) -> list[float]:
         limit = self.model.config.text_config.max_position_embeddings
         text = self.tokenizer([request.prompt], truncation=True, max_length=limit, return_tensors="pt").to(self.device)
         return [float(self._cosines(text, media).mean()) for media in candidates]
