@@ -106,7 +106,7 @@ def test_config_takes_a_step(path, world, world_tokens, tokens, shipped, text_mo
             "--data.init_args.batch_size=2",
         ],
     }[kind]
-    overlay += shrink(yaml.safe_load((configs[0] if path.stem == "adapt" else path).read_text()))
+    overlay += shrink(yaml.safe_load((configs[0] if path.stem in ("adapt", "every_task") else path).read_text()))
     if "start_from" in yaml.safe_load(path.read_text()):  # from a model that its base trained
         files = [argument for config in [*configs[:-1], TINY] for argument in ("-c", str(config))]
         before = fit([*files, *overlay])

@@ -1,6 +1,7 @@
 """`videopoet inspect mixture`: every task laid out, shares that add up, with shards and without."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from conftest import EVERY_TASK, LAYOUT
 
 from videopoet import component
 from videopoet.cli import main
+from videopoet.commands.inspect import build, read_settings
 from videopoet.data.drawing import runs_of
 from videopoet.sequence import IGNORE, Sequence
+from videopoet.tasks.audio_order import FrameMajor
 from videopoet.tasks.registry import TASKS
 
 
@@ -47,6 +50,15 @@ def test_every_task_is_drawn_and_counted(config, shipped, there, tmp_path, capsy
     for column in (2, 3, 4, 5):
         assert abs(sum(float(table[name][column]) for name in TASKS) - 100) < 2
     assert table["frame-prediction"][6] == "0.00" and float(table["text-to-image"][6]) > 0
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["shards", "blank"])
+def test_sound_is_drawn_in_the_order_of_the_config(config, shipped, there):
+    settings = read_settings([Path(config)]) | {"audio_order": FrameMajor()}
+    if not there:
+        settings["tokens"] = "nowhere"
+    mixture, _ = build(settings, None, component.load(shipped / "lm.safetensors"), 1)
+    assert mixture.layout.audio_order == FrameMajor()
 
 
 @pytest.mark.parametrize("task", EVERY_TASK.values(), ids=EVERY_TASK)

@@ -1,6 +1,7 @@
 """The contract of a task: what is given, what is to be made.
 
-A full sequence, in the order of VideoPoet's Table 4; absent streams drop their markers:
+A full sequence, in the order of VideoPoet's Table 4 without its `<source>` and `<res>`, of which there is one each; absent
+streams drop their markers:
 
     <bos> <task> <bot_i> text <eot_i> <bov_i> visual in <eov_i> <boa_i> audio in <eoa_i> <bov_o>   condition, block 0
     visual out <eov_o> <boa_o> audio out <eoa_o> <eos>                                             target, causal
@@ -56,7 +57,7 @@ class Layout:
 
     @property
     def origin(self) -> int:
-        """Where clips begin, on all three axes: behind the longest text and its markers, which are counted from 0."""
+        """Where clips begin, on all three axes: behind the text of text-to-video and its markers, which are counted from 0."""
         return self.text_length + 5
 
     def text(self, tokens: Text) -> list[Segment]:
