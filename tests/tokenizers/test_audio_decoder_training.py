@@ -50,7 +50,7 @@ def test_codes_stay_bit_for_bit_and_the_decoder_learns(trained):
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     codes = trained.eval().encode(audio)
     far = float(loss()(trained.decode(codes), trained.crop(audio)).total)
-    module = decoder_training(trained, rate=3e-3)
+    module = decoder_training(trained.train(), rate=3e-3)
     trainer(12).fit(module, sounds(*range(12)))
     for name, value in trained.state_dict().items():
         if not name.startswith("decoder."):
@@ -75,7 +75,7 @@ def checkpoint(tokenizer, spec: dict, path) -> None:
 def test_the_shipped_tokenizer_keeps_its_fingerprint_with_another_decoder(tmp_path):
     shipped, audio = component.load(SHIPPED / "audio.safetensors"), next(iter(sounds(9))).audio
     old = shipped.decode(shipped.encode(audio))
-    checkpoint(component.load(SHIPPED / "audio.safetensors"), shipped.spec, tmp_path / "last.ckpt")
+    checkpoint(component.load(SHIPPED / "audio.safetensors").train(), shipped.spec, tmp_path / "last.ckpt")
     arguments = ["export", f"{tmp_path}/last.ckpt", "--out", f"{tmp_path}/audio.safetensors"]
     assert main([*arguments, "--decoder-of", str(SHIPPED / "audio.safetensors")]) in (None, 0)
     again = component.load(tmp_path / "audio.safetensors")

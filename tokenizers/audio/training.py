@@ -160,6 +160,7 @@ class AudioDecoderTraining(AudioTokenizerTraining):
         super().__init__(tokenizer, loss, **how)
         for part in (tokenizer.encoder, tokenizer.quantizer):
             part.requires_grad_(False)
+        self.train()  # Lightning leaves modules in the mode in which it finds them
 
     def on_fit_start(self) -> None:
         """Raises ValueError where the tokenizer was never trained: its codes are those of random codebooks."""
