@@ -58,7 +58,7 @@ def test_every_task_makes_media_of_its_shape(poet, task):
 
 OTHER_CODECS = {
     "sound at 24000 Hz, 16000 are needed": {"sample_rate": 24000},
-    "levels: 3 codes a frame, 2 are needed": {"levels": 3},
+    "3 levels, 2 are needed": {"levels": 3},
     "codebooks of 32 codes, 16 are needed": {"codebook_size": 32},
     r"makes 42 frames of a clip \(hop 800\), 21 are needed": {"ratios": [8, 5, 5, 4]},
     "the audio tokenizer [0-9a-f]{16}, the one given is other": {},

@@ -279,7 +279,7 @@ def test_clips_are_tokenized_by_it(saved, world, shipped, tmp_path):
 
 WRONG = {
     "has sound at 16000 Hz, 24000 are needed": dict(sample_rate=24_000, levels=3, codebook_size=16),
-    "has levels: 3 codes a frame, 4 are needed": dict(sample_rate=16_000, levels=4, codebook_size=16),
+    "has 3 levels, 4 are needed": dict(sample_rate=16_000, levels=4, codebook_size=16),
     "has codebooks of 16 codes, 1024 are needed": dict(sample_rate=16_000, levels=3, codebook_size=1024),
 }
 

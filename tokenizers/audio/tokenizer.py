@@ -160,14 +160,14 @@ class AudioTokenizer(nn.Module, ABC):
 
     def must_match(self, *, sample_rate: int, levels: int, codebook_size: int) -> None:
         """Raises ValueError, naming both numbers, where a language model or a corpus wants another codec than this."""
-        for what, unit, wanted, ours in (
-            ("sound at", "Hz", sample_rate, self.sample_rate),
-            ("levels:", "codes a frame", levels, self.levels),
-            ("codebooks of", "codes", codebook_size, self.codebook_size),
+        for what, wanted, ours in (
+            ("sound at {} Hz", sample_rate, self.sample_rate),
+            ("{} levels", levels, self.levels),
+            ("codebooks of {} codes", codebook_size, self.codebook_size),
         ):
             if wanted != ours:
                 raise ValueError(
-                    f"the audio tokenizer has {what} {ours} {unit}, {wanted} are needed: use the one of the same run"
+                    f"the audio tokenizer has {what.format(ours)}, {wanted} are needed: use the one of the same run"
                 )
 
     def open(self, stream: Stream, direction: str, batch: int) -> None:

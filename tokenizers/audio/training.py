@@ -1,4 +1,4 @@
-"""Lightning module that trains the audio tokenizer."""
+"""Lightning modules that train the audio tokenizer, or its decoder alone."""
 
 import torch
 from torch import Tensor
@@ -147,3 +147,31 @@ class AudioTokenizerTraining(TokenizerTraining):
             writer.add_audio(
                 f"validation/sound_{index}", sound, self.global_step, sample_rate=self.tokenizer.sample_rate
             )
+
+
+class AudioDecoderTraining(AudioTokenizerTraining):
+    """Trains the decoder alone: encoder and codebooks stay as they are, bit for bit, and so do all codes.
+
+    Tokens made so far, and models of them, stay valid, and `videopoet export --decoder-of FILE` keeps the fingerprint.
+    The decoder learns what to make of the codes from the same losses; there is no commitment and no quantizer dropout.
+    """
+
+    def __init__(self, tokenizer: SoundStream, loss: AudioReconstructionLoss, **how):
+        super().__init__(tokenizer, loss, **how)
+        for part in (tokenizer.encoder, tokenizer.quantizer):
+            part.requires_grad_(False)
+        self.train()  # Lightning leaves modules in the mode in which it finds them
+
+    def on_fit_start(self) -> None:
+        """Raises ValueError where the tokenizer was never trained: its codes are those of random codebooks."""
+        if not all(int(layer.updates) for layer in self.tokenizer.quantizer.layers):
+            raise ValueError(
+                "a decoder is trained for the codes of a trained tokenizer, and this one's codebooks had 0 updates: "
+                "give its file by --start_from"
+            )
+
+    def train(self, mode: bool = True):
+        """The codebooks of a quantizer in evaluation mode do not move."""
+        super().train(mode)
+        self.tokenizer.encoder.eval(), self.tokenizer.quantizer.eval()
+        return self

@@ -24,6 +24,12 @@ def add(commands) -> None:
     export.add_argument(
         "--int8", metavar="PREFIX", help="store the weights whose name starts so in 8 bits, e.g. decoder."
     )
+    export.add_argument(
+        "--decoder-of",
+        type=Path,
+        metavar="FILE",
+        help="write this tokenizer with the checkpoint's decoder; its codes and fingerprint stay",
+    )
     export.set_defaults(run=run_export)
 
 
@@ -34,8 +40,13 @@ def run_fit(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def run_export(arguments: argparse.Namespace) -> None:
-    from videopoet.training.export import export
+    from videopoet.training.export import export, export_decoder
 
     a = arguments
-    size = export(a.checkpoint, a.out, half=not a.full_precision, int8=a.int8)
+    if a.decoder_of is not None:
+        if a.full_precision or a.int8:
+            raise ValueError("--decoder-of keeps the number formats of its file: drop --full-precision and --int8")
+        size = export_decoder(a.checkpoint, a.decoder_of, a.out)
+    else:
+        size = export(a.checkpoint, a.out, half=not a.full_precision, int8=a.int8)
     print(f"{a.out}: {size / 1e6:.1f} MB")
