@@ -1,6 +1,7 @@
 """Saving and sharing a model: the same model comes back, the card claims nothing that was not measured. Offline."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from videopoet import component, hub
-from videopoet.pipeline import SHIPPED, VideoPoet
+from videopoet.data.media import Media
+from videopoet.pipeline import SHIPPED, TASKS, VideoPoet
+from videopoet.sampling.request import Request
 from videopoet.tokenizers.visual.autoencoder import VideoTokenizer
 
 FILES = {"visual.safetensors", "audio.safetensors", "lm.safetensors", "config.json", "README.md"}
@@ -26,6 +29,19 @@ def test_what_is_saved_is_the_same_model(poet, tmp_path):
         assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
     made = [p.generate("text-to-video", prompt="a red circle", seed=1)[0] for p in (poet, again)]
     assert np.array_equal(made[0].video, made[1].video) and np.array_equal(made[0].audio, made[1].audio)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_card_s_example_is_what_the_task_takes(poet, task, monkeypatch):
+    """It runs as it stands, on a file's reading."""
+    example = hub._example({task: list(poet.reads(task))})
+    readings = {"image": np.zeros((16, 16, 3), np.uint8), "video": Media(video=np.zeros((17, 16, 16, 3), np.uint8), fps=8.0),
+                "audio": Media(audio=np.zeros((1, 40_000), np.float32), sample_rate=16000)}  # fmt: skip
+    if task == "audio-visual-continuation":
+        readings["video"] = replace(readings["video"], audio=readings["audio"].audio, sample_rate=16000)
+    for name, reading in readings.items():
+        monkeypatch.setattr(poet, f"read_{name}", lambda path, reading=reading: reading)
+    assert len(eval(f"poet.generate({example})", {"poet": poet, "Request": Request})) == 1
 
 
 def test_weights_in_eight_bits_stay_so(tmp_path):
@@ -49,7 +65,7 @@ def test_a_module_that_was_not_loaded_is_refused(tmp_path):
 def test_the_config_says_what_is_known(poet, tmp_path):
     poet.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["tasks"] == list(poet.tasks) and config["frames"] == 17 and config["sample_rate"] == 16000
+    assert list(config["tasks"]) == list(poet.tasks) and config["frames"] == 17 and config["sample_rate"] == 16000
     assert config["parts"]["lm"]["parameters"] == sum(p.numel() for p in poet.model.parameters())
 
 

@@ -55,7 +55,7 @@ def facts(poet) -> dict:
     steps = poet.model.metadata.get("steps")
     return {
         "format": component.FORMAT,
-        "tasks": list(poet.tasks),
+        "tasks": {name: list(poet.reads(name)) for name in poet.tasks},
         **asdict(poet.geometry),
         "lattice": list(poet.layout.lattice),
         "steps": steps,
@@ -92,7 +92,7 @@ from videopoet.data.media import write_media
 from videopoet.pipeline import VideoPoet
 
 poet = VideoPoet.from_pretrained("FOLDER")  # this folder; VideoPoet.from_hub("USER/NAME") downloads it
-write_media("x.mp4", poet.generate("{facts["tasks"][0]}", prompt="...")[0])
+write_media("x.mp4", poet.generate({_example(facts["tasks"])})[0])
 ```
 
 ## What it is
@@ -111,6 +111,17 @@ sound at {facts["sample_rate"]} Hz.
 
 {_measured(measured)}
 """
+
+
+def _example(tasks: dict[str, list[str]]) -> str:
+    """Arguments of `VideoPoet.generate` for the first task that is given anything."""
+    names = {"text": "prompt", "label": "prompt", "image": "image", "audio": "audio"}  # a stream is made of a video
+    for task, reads in tasks.items():
+        files = {name: f'poet.read_{name}("FILE")' for name in ("image", "video", "audio")}
+        given = dict.fromkeys(names.get(name, "video") for name in reads)
+        if given:
+            return ", ".join([f'"{task}"', *(f"{name}={files.get(name, repr('...'))}" for name in given)]).replace("'", '"')
+    return f'"{next(iter(tasks))}", [Request()]'
 
 
 def _measured(report: dict | None) -> str:
