@@ -24,7 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from videopoet.commands.safely import run_safely
-from videopoet.evaluation.factors import factor
+from videopoet.evaluation.factors import factor, factor_of_features
 from videopoet.evaluation.frechet import trace_of_root
 from videopoet.evaluation.report import command, machine, markdown
 
@@ -56,10 +56,9 @@ def pair(case: str, d: int, seed: int = 0) -> Pair:
     t = (t + t.T) / 2
     samples = None
     if case == "rank-deficient":
-        x = torch.randn(d, min(1000, d // 2), dtype=torch.float64, generator=generator)
-        x = (x - x.mean(1, keepdim=True)) / (x.shape[1] - 1) ** 0.5
-        samples = x, t @ x
-        a, b = (y @ y.T for y in samples)
+        x = torch.randn(min(1000, d // 2), d, dtype=torch.float64, generator=generator)
+        samples = x, x @ t
+        a, b = (torch.cov(y.T) for y in samples)
     else:
         q = rotation()
         a = (q * torch.logspace(0, -3 if case == "well-posed" else -12, d, dtype=torch.float64)) @ q.T
@@ -70,7 +69,8 @@ def pair(case: str, d: int, seed: int = 0) -> Pair:
 
 def ours(given: Pair) -> float:
     if given.samples is not None:
-        return trace_of_root(given.samples[0], given.b, lambda: given.samples[1]).value
+        x, y = given.samples
+        return trace_of_root(factor_of_features(x), given.b, lambda: factor_of_features(y)).value
     return trace_of_root(factor(given.a), given.b, lambda: factor(given.b)).value
 
 
