@@ -138,9 +138,10 @@ def _steep(factor_a: Tensor) -> bool:
 def _from_squares(squared: Tensor) -> Root:
     """The roots' sum from (Aᵀ B) (Aᵀ B)ᵀ, of which the lower triangle is read."""
     squares = torch.linalg.eigvalsh(squared)
-    noise = 4 * len(squares) ** 0.5 * torch.finfo(torch.float64).eps * float(squares.abs().max())
-    roots = squares.clamp_min(0).sqrt()
-    return Root(value=float(roots.sum()), route="eigenvalues", error_bound=_error_of_roots(roots, noise))
+    roots, noise = squares.clamp_min(0).sqrt(), _noise(squares)
+    # A square known to within `noise` has a root known to within noise / root, and never worse than sqrt(noise).
+    bound = float((noise / roots.clamp_min(noise**0.5)).sum()) if noise else 0.0
+    return Root(value=float(roots.sum()), route="eigenvalues", error_bound=bound)
 
 
 def _from_graded_squares(crossed: Tensor) -> Root:
@@ -150,24 +151,23 @@ def _from_graded_squares(crossed: Tensor) -> Root:
     Householder's reduction from the first column on then rounds each entry to *its* last digit, and small eigenvalues are
     right in their own digits (Barlow & Demmel 1990), while those of (Aᵀ B)ᵀ (Aᵀ B) are right in the largest one's only.
     Values that do not shrink gradually, such as a thousand equal ones, spoil it. Whether they did is seen afterwards: the
-    logarithms of the eigenvalues add up to that of the determinant, which R's diagonal has exactly. The noise that explains
-    the difference, ten times over, gives the error.
+    logarithms of the eigenvalues add up to that of the determinant, which R's diagonal has exactly. A difference of m, if
+    one value r carries it, is an error of r m / 2, and none has more than noise / r: at most ½ √(m noise). Ten times that is
+    stated, since several may carry it with signs of their own.
     """
     crossed = crossed if crossed.shape[0] >= crossed.shape[1] else crossed.T
     triangle = torch.linalg.qr(crossed[:, crossed.square().sum(0).argsort(descending=True)], mode="r").R
     squares = torch.linalg.eigvalsh(product(triangle.T, triangle.T))
-    roots = squares.clamp_min(0).sqrt()
-    bound, least = float("inf"), float(squares[0])
-    if least > 0:
-        missing = float(squares.log().sum() - 2 * triangle.diagonal().abs().log().sum())
-        noise = 10 * abs(missing) * least / float((least / squares).square().sum().sqrt())
-        bound = _error_of_roots(roots, noise)
+    roots, bound = squares.clamp_min(0).sqrt(), float("inf")
+    if float(squares[0]) > 0:
+        missing = abs(float(squares.log().sum() - 2 * triangle.diagonal().abs().log().sum()))
+        bound = 5 * min(float(roots[-1]) * missing, (_noise(squares) * missing) ** 0.5)
     return Root(value=float(roots.sum()), route="graded eigenvalues", error_bound=bound)
 
 
-def _error_of_roots(roots: Tensor, noise: float) -> float:
-    """A square known to within `noise` has a root known to within noise / root, and never worse than sqrt(noise)."""
-    return float((noise / roots.clamp_min(noise**0.5)).sum()) if noise else 0.0
+def _noise(squares: Tensor) -> float:
+    """What rounding moves eigenvalues by, at most: a share of the largest."""
+    return 4 * len(squares) ** 0.5 * torch.finfo(torch.float64).eps * float(squares.abs().max())
 
 
 def fvd_infinity(
