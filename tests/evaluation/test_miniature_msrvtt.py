@@ -67,7 +67,8 @@ def test_real_videos_and_trained_networks(tmp_path, monkeypatch, shipped):
              "--stand-in", "clip=conse,i3d=transnetv2", "--work", str(tmp_path / "work")]  # fmt: skip
     main([*words, "--out", str(tmp_path / "first.json"), "--plot", str(tmp_path / "first.svg")])
     report = read_report(tmp_path / "first.json")
-    assert [m["metric"] for m in report["measures"]] == ["CLIPSIM(ConSE, surrogate)", "FVD(TransNetV2-fc1, surrogate)"]
+    assert [m["metric"] for m in report["measures"]] == [
+        "CLIPSIM(ConSE of EfficientNet-lite0 and MiniLM, surrogate)", "FVD(TransNetV2-fc1, surrogate)"]  # fmt: skip
     similarity, distance = report["measures"]
     assert -1 < similarity["value"] < 1 and distance["value"] > 0 and distance["bias"] > 0
     for m in report["measures"]:
