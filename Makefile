@@ -43,6 +43,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@echo "==> set-up 3/3: torchaudio beside this build of torch"
 	@$(VENV)/bin/python tools/prepare_environment.py
+	@# torch-fidelity, which one test compares with: never on the path, since torchmetrics would import it, and it torchvision
+	@$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade -c constraints.txt \
+	  --target $(VENV)/share/torch-fidelity torch-fidelity || echo "no torch-fidelity: the test that needs it is skipped"
 	@touch $(READY)
 	@echo "==> set-up done. Next: \`make demo\` or \`make test\`; neither sets up again"
 

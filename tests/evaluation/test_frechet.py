@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from videopoet.evaluation.factors import cholesky, congruence, factor
-from videopoet.evaluation.frechet import frechet_bias, frechet_distance, fvd_infinity, trace_of_root
+from videopoet.evaluation.factors import cholesky, congruence, factor, factor_of_features, product
+from videopoet.evaluation.frechet import (
+    _from_graded_squares,
+    frechet_bias,
+    frechet_distance,
+    fvd_infinity,
+    trace_of_root,
+)
 from videopoet.evaluation.statistics import GaussianStatistics
 
 F64 = torch.float64
@@ -75,8 +81,8 @@ def test_sixty_digits(condition):
 
 
 @pytest.mark.parametrize("condition", [1e1, 1e3, 1e5, 1e7, 1e9, 1e12])
-def test_the_fast_route_keeps_its_promise(condition):
-    """Its error is below the bound it states, and it is not taken where that would show."""
+def test_the_fast_routes_keep_their_promise(condition):
+    """Their error is below the bound they state, and they are not taken where that would show."""
     d = 80
     s1, s2 = (symmetric(rotation(d, seed), spectrum(d, condition)) for seed in (4, 5))
     a, b = factor(s1), factor(s2)
@@ -85,7 +91,80 @@ def test_the_fast_route_keeps_its_promise(condition):
     # singular values are themselves right to rounding only
     assert abs(made.value - exact) <= made.error_bound + 1e-13 * d * exact
     assert made.error_bound <= 1e-10 * float(s1.trace() + s2.trace())
-    assert made.route == ("eigenvalues" if condition <= 1e3 else "singular values") or 1e3 < condition < 1e9
+    assert made.route == ("eigenvalues" if condition <= 1e3 else "graded eigenvalues") or 1e3 < condition < 1e9
+
+
+D = 96
+HOSTILE = {
+    "gradual": spectrum(D, 1e14),
+    "two heaps": torch.cat([torch.ones(D // 2), torch.full((D // 2,), 1e-8)]).double(),
+    "few large": torch.cat([torch.full((3,), 1e4), torch.linspace(1e-6, 1e-5, D - 3)]).double(),
+    "one small": torch.cat([torch.ones(D - 1), torch.tensor([1e-9])]).double(),
+    "heaps of heaps": torch.logspace(0, -12, 6, dtype=F64).repeat_interleave(D // 6),
+    "one zero": torch.cat([torch.linspace(1, 2, D - 1), torch.zeros(1)]).double(),
+    "a third zero": torch.cat([spectrum(2 * D // 3, 1e3), torch.zeros(D // 3)]).double(),
+}
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_spectra_that_spoil_a_route_are_noticed(name, turned):
+    """Whatever the roots are and in whatever basis they come, the sum is right to what is promised."""
+    roots = HOSTILE[name]
+    if turned:
+        crossed = (rotation(D, 0) * roots) @ rotation(D, 1).T
+    else:
+        crossed = torch.diag(roots.flip(0))
+    exact = float(roots.sum())
+    made = trace_of_root(crossed, torch.eye(D, dtype=F64), lambda: torch.eye(D, dtype=F64))
+    assert abs(made.value - exact) <= made.error_bound + 1e-13 * exact
+    assert made.error_bound <= 1e-10 * float(crossed.square().sum() + D)
+    graded = _from_graded_squares(crossed)
+    assert abs(graded.value - exact) <= graded.error_bound + 1e-13 * exact
+    if name == "gradual":
+        assert graded.error_bound <= 1e-11 * exact
+    if name in ("two heaps", "few large") and turned:  # the route is spoiled indeed
+        assert abs(graded.value - exact) > 1e-10 * exact
+
+
+def drawn_roots(kind: str, n: int, digits: float) -> torch.Tensor:
+    """Roots of one kind over about so many digits."""
+    uniform = torch.rand(n, dtype=F64)
+    levels = torch.logspace(0, -digits, 4, dtype=F64)
+    return {
+        "gradual": torch.logspace(0, -digits, n, dtype=F64),
+        "scattered": 10 ** (-digits * uniform),
+        "two heaps": levels[[0, -1]][torch.arange(n) % 2],
+        "heaps": levels[torch.randint(0, 4, (n,))],
+        "two small": torch.cat([uniform[2:] + 0.5, 10 ** (-digits * uniform[:2])]),
+        "one large": torch.cat([10 ** (digits / 2) * torch.ones(1, dtype=F64), uniform[1:]]),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["gradual", "scattered", "two heaps", "heaps", "two small", "one large"])
+def test_what_the_determinant_lets_pass_is_right(kind):
+    """Of random spectra, those that the graded route is taken for are right to 1e-12 of the traces, and to its bound."""
+    taken = 0
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for i in range(40):
+            roots = drawn_roots(kind, 4 + i, 16 * float(torch.rand(())))
+            crossed = (rotation(len(roots), 2 * i) * roots) @ rotation(len(roots), 2 * i + 1).T
+            made, exact = _from_graded_squares(crossed), float(roots.sum())
+            if made.error_bound <= 1e-12 * 2 * exact:
+                taken += 1
+                assert abs(made.value - exact) <= made.error_bound + 1e-13 * exact, f"{kind}, {i}"
+    assert taken >= 5
+
+
+def test_columns_without_rank_cost_the_fast_route_nothing():
+    """As many features as dimensions have a factor of one column less, and no root of which nothing is known."""
+    x, y = samples(40, 40, 0), samples(40, 40, 1)
+    made = factor_of_features(x, 0)
+    assert made.shape == (40, 39)
+    assert torch.allclose(made @ made.T, GaussianStatistics(x).covariance(0), atol=1e-13)
+    assert torch.allclose(factor_of_features(x + 1e6), factor_of_features(x), atol=1e-7)  # 9 digits are left of 16
+    assert frechet_distance(x, y).route != "singular values"
 
 
 @pytest.mark.parametrize("d", [1, 7, 8, 9, 23, 24])
@@ -95,8 +174,12 @@ def test_blocks_make_the_factor_and_the_product(d):
     lower = cholesky(s, block=8)
     assert torch.allclose(lower, torch.linalg.cholesky(s), rtol=1e-10)
     assert torch.allclose(congruence(lower, other, block=8).tril(), (lower.T @ other @ lower).tril(), rtol=1e-10)
+    second = cholesky(other, block=8)
+    assert torch.allclose(product(lower, second, block=8), lower.T @ second, rtol=1e-10)
+    assert torch.allclose(product(lower, lower, block=8), lower.T @ lower, rtol=1e-10)
     thin = samples(d, max(1, d // 2), 3)
     assert torch.allclose(congruence(thin, other, block=8).tril(), (thin.T @ other @ thin).tril(), rtol=1e-10)
+    assert torch.allclose(product(thin, lower, block=8), thin.T @ lower, rtol=1e-10)
     assert cholesky(s - 2 * s.trace() * torch.eye(d), block=8) is None
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from videopoet.evaluation.report_file import (
     write_report,
 )
 from videopoet.evaluation.report_of_bounce import report_of_bounce
+from videopoet.evaluation.report_plot import draw
 from videopoet.evaluation.sampling import Share
 
 DETECTOR = {"name": "I3D", "key": "k", "label": "I3D", "weights": {"i3d.safetensors": "ab"}, "surrogate": False}
@@ -92,6 +95,30 @@ def test_the_command_compares_or_refuses(tmp_path, capsys):
         main(["evaluate", "compare", str(tmp_path / "a.json"), str(tmp_path / "c.json")])
     out = capsys.readouterr()
     assert "counts differ: samples: 8 against 7" in out.out and "no number that can be compared" in out.err
+
+
+def test_plots_are_of_the_numbers(tmp_path, capsys):
+    """Bars as high as values, whiskers as long as spreads, one panel a metric; names are text, whatever they hold."""
+    a, b = made(), changed(measures__0__spread=4.0)
+    value = [float(r["measures"][0]["value"]) for r in (a, b)]
+    root = ElementTree.fromstring(draw([a, b], ["<a>", "b & c"]))
+    bars = [float(bar.get("height")) for bar in root.iter() if bar.get("class") == "bar"]
+    assert bars[1] / bars[0] == pytest.approx(value[1] / value[0], rel=1e-3)
+    whisker = [e.get("d") for e in root.iter() if e.get("class") == "spread"][-1]
+    ends = [float(x) for x in re.findall(r"[\d.]+", whisker)[1:]]
+    assert abs(ends[0] - ends[1]) / bars[1] == pytest.approx(8 / value[1], rel=1e-3)
+    assert {"<a>", "b & c"} <= {e.text for e in root.iter() if e.text}
+    frames = changed(measures__0__details__by_frame=[1.0, float("inf"), 3.0])
+    curve = next(e for e in ElementTree.fromstring(draw([frames], ["x"])).iter() if e.get("class") == "curve")
+    assert len(curve.get("points").split()) == 2
+    assert "inf" in draw([made(float("inf"))], ["x"])
+    write_report(tmp_path / "a.json", a)
+    words = ["evaluate", "compare", str(tmp_path / "a.json"), str(tmp_path / "a.json"), "--plot"]
+    main([*words, str(tmp_path / "a.svg")])
+    ElementTree.fromstring((tmp_path / "a.svg").read_text())
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, str(tmp_path / "a.png")])
+    assert "plots are SVG" in capsys.readouterr().err
 
 
 def test_reports_are_whole_and_finite(tmp_path):

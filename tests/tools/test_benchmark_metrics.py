@@ -33,5 +33,8 @@ def test_the_table(tool, tmp_path):
     rows = [line for line in (tmp_path / "t.md").read_text().splitlines() if line.startswith("| 16")]
     assert [row.split("|")[3].strip() for row in rows] == ["ours", "scipy.linalg.sqrtm", "torchmetrics"]
     assert rows[0].split("|")[5].strip() == "1.0"
+    tool.run(tool.parser().parse_args(["--dims", "16", "--methods", "torchmetrics", "--out", str(tmp_path / "t.md")]))
+    rows = [line for line in (tmp_path / "t.md").read_text().splitlines() if line.startswith("| 16")]
+    assert [row.split("|")[3].strip() for row in rows] == ["ours", "torchmetrics"] * 3
     with pytest.raises(ValueError, match="dimensions of at least 8"):
         tool.run(tool.parser().parse_args(["--dims", "4"]))

@@ -47,7 +47,7 @@ def add(protocols) -> None:
         epilog="example: videopoet evaluate compare before.json after.json",
     )
     compare.add_argument("reports", nargs=2, type=Path, metavar="REPORT", help="JSON files that --out wrote")
-    compare.add_argument("--plot", type=Path, metavar="PNG", help="draw both (needs matplotlib)")
+    compare.add_argument("--plot", type=Path, metavar="SVG", help="draw both")
     compare.set_defaults(run=run_compare)
 
 
@@ -84,7 +84,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure although videos are missing or counts are not as published",
     )
-    add("--plot", type=Path, metavar="PNG", help="draw the measures (needs matplotlib)")
+    add("--plot", type=Path, metavar="SVG", help="draw the measures")
     add("--patience", type=float, default=900.0, metavar="SECONDS", help="rank 0 takes over what other ranks have not made "
         "for so long (default 900)")  # fmt: skip
     sampling_arguments(parser)
@@ -112,7 +112,8 @@ def run(namespace: argparse.Namespace) -> None:
 
     from videopoet.evaluation import runner
     from videopoet.evaluation.protocol import read_protocol
-    from videopoet.evaluation.report_file import plot, table, write_report
+    from videopoet.evaluation.report_file import table, write_report
+    from videopoet.evaluation.report_plot import draw
     from videopoet.evaluation.sampling import Share, write_plan
     from videopoet.evaluation.study import Run
 
@@ -121,6 +122,7 @@ def run(namespace: argparse.Namespace) -> None:
         raise ValueError("--out names the report to write (or --plan the list of samples)")
     for what, path in (("--plan", a.plan), ("--out", a.out)):
         check_folder(what, path)
+    check_svg(a.plot)
     work = a.work or (a.out or a.plan).with_name((a.out or a.plan).name + ".work")
     with bars(quiet=share.rank > 0) as progress:
         how = Run(data=a.data, work=work, seed=a.seed, limit=a.limit, allow_partial=a.allow_partial, share=share,
@@ -138,9 +140,8 @@ def run(namespace: argparse.Namespace) -> None:
     Console(width=160).print(table(report))
     print(f"report in {a.out}, samples and features in {work}")
     if a.plot is not None:
-        print(
-            f"plot in {a.plot}" if plot([report], [protocol.name], a.plot) else "no plot: matplotlib is not installed"
-        )
+        a.plot.write_text(draw([report], [a.model.name if a.model else "shipped"]), encoding="utf-8")
+        print(f"plot in {a.plot}")
 
 
 def maker_of(protocol, a: argparse.Namespace):
@@ -166,6 +167,12 @@ def maker_of(protocol, a: argparse.Namespace):
 def check_folder(what: str, path: Path | None) -> None:
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"the folder of {what} {path} does not exist: make it first")
+
+
+def check_svg(path: Path | None) -> None:
+    check_folder("--plot", path)
+    if path is not None and path.suffix.lower() != ".svg":
+        raise ValueError(f"--plot {path}: plots are SVG, name a file that ends in .svg (browsers open it)")
 
 
 @contextmanager
@@ -195,8 +202,10 @@ def run_compare(namespace: argparse.Namespace) -> None:
     """A table of what can be compared; an error where nothing can."""
     from rich.console import Console
 
-    from videopoet.evaluation.report_file import compare, comparison_table, plot, read_report
+    from videopoet.evaluation.report_file import compare, comparison_table, read_report
+    from videopoet.evaluation.report_plot import draw
 
+    check_svg(namespace.plot)
     reports = [read_report(path) for path in namespace.reports]
     labels = tuple(path.stem for path in namespace.reports)
     labels = labels if labels[0] != labels[1] else tuple(str(path) for path in namespace.reports)
@@ -208,9 +217,5 @@ def run_compare(namespace: argparse.Namespace) -> None:
     if not found:
         raise ValueError(f"{labels[0]} and {labels[1]} have no number that can be compared")
     if namespace.plot is not None:
-        check_folder("--plot", namespace.plot)
-        print(
-            f"plot in {namespace.plot}"
-            if plot(reports, labels, namespace.plot)
-            else "no plot: matplotlib is not installed"
-        )
+        namespace.plot.write_text(draw(reports, labels), encoding="utf-8")
+        print(f"plot in {namespace.plot}")

@@ -5,7 +5,8 @@
 With S1 = A Aᵀ and S2 = B Bᵀ the last trace is the nuclear norm of Aᵀ B, the sum of its singular values: they *are* the
 roots, so each is right to rounding, while the root of an eigenvalue near zero keeps only half of its digits. The
 eigenvalues of (Aᵀ B)ᵀ (Aᵀ B) are several times faster to have, and their error is known beforehand: they are taken where
-that error cannot be seen in the answer, the singular values everywhere else. No matrix square root is ever formed.
+that error cannot be seen in the answer. Elsewhere they are taken of the same squares in an order in which small ones keep
+their digits, and checked by the determinant; singular values are what is left. No matrix square root is ever formed.
 
 Finite samples make the distance larger: between two samples of one distribution it is not zero. To second order, for
 covariance eigenvalues λ and sample sizes n1, n2 (checked by simulation: 39.55 against 39.50 at S = 1, d = 400, n = 2,048),
@@ -22,10 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videopoet.evaluation.factors import congruence, factor
+from videopoet.evaluation.factors import congruence, factor, factor_of_features, is_lower, product
 from videopoet.evaluation.statistics import GaussianStatistics
 
 INVISIBLE = 1e-10  # share of the traces that the fast route may be off by
+STEEP = 1e-5  # ratio of variances, given what went before, at which eigenvalues are not even tried
 NEGATIVE = 1e-6  # share of the traces by which a distance may round below zero
 
 
@@ -44,8 +46,8 @@ class FrechetResult:
     n: tuple[int, int]
     dim: int
     ddof: int
-    route: str  # "singular values" or "eigenvalues"
-    error_bound: float  # of the trace of the root, from rounding on the fast route; 0 where it was not taken
+    route: str  # "eigenvalues", "graded eigenvalues" or "singular values"
+    error_bound: float  # of the value, estimated for the routes of eigenvalues; 0 for singular values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +117,57 @@ class Root:
 
 def trace_of_root(factor_a: Tensor, covariance_b: Tensor, factor_b: Callable[[], Tensor]) -> Root:
     """Tr (S1 S2)^½ from a factor (d, r) of S1, and S2, whose factor is asked for only if it is needed."""
-    squares = torch.linalg.eigvalsh(congruence(factor_a, covariance_b))  # reads the lower triangle only
-    noise = 4 * len(squares) ** 0.5 * torch.finfo(torch.float64).eps * float(squares.abs().max())
-    roots = squares.clamp_min(0).sqrt()
+    traces = float(factor_a.square().sum() + covariance_b.trace())
+    if not _steep(factor_a):
+        root = _from_squares(congruence(factor_a, covariance_b))
+        if root.error_bound <= INVISIBLE * traces:
+            return root
+    crossed = product(factor_a, factor_b())
+    root = _from_graded_squares(crossed)
+    if root.error_bound <= INVISIBLE / 100 * traces:
+        return root
+    return Root(value=float(torch.linalg.svdvals(crossed).sum()), route="singular values", error_bound=0.0)
+
+
+def _steep(factor_a: Tensor) -> bool:
+    """Whether Cholesky's diagonal already tells that plain eigenvalues would lose digits: it saves their time."""
+    diagonal = factor_a.diagonal().abs()
+    return float(diagonal.min()) ** 2 < STEEP * float(diagonal.max()) ** 2 and is_lower(factor_a)
+
+
+def _from_squares(squared: Tensor) -> Root:
+    """The roots' sum from (Aᵀ B) (Aᵀ B)ᵀ, of which the lower triangle is read."""
+    squares = torch.linalg.eigvalsh(squared)
+    roots, noise = squares.clamp_min(0).sqrt(), _noise(squares)
     # A square known to within `noise` has a root known to within noise / root, and never worse than sqrt(noise).
     bound = float((noise / roots.clamp_min(noise**0.5)).sum()) if noise else 0.0
-    if bound <= INVISIBLE * float(factor_a.square().sum() + covariance_b.trace()):
-        return Root(value=float(roots.sum()), route="eigenvalues", error_bound=bound)
-    singular = torch.linalg.svdvals(factor_a.T @ factor_b())
-    return Root(value=float(singular.sum()), route="singular values", error_bound=0.0)
+    return Root(value=float(roots.sum()), route="eigenvalues", error_bound=bound)
+
+
+def _from_graded_squares(crossed: Tensor) -> Root:
+    """The same from R Rᵀ, R the triangle of Aᵀ B.
+
+    R's rows, and therefore rows and columns of R Rᵀ, shrink from the first to the last along with the singular values.
+    Householder's reduction from the first column on then rounds each entry to *its* last digit, and small eigenvalues are
+    right in their own digits (Barlow & Demmel 1990), while those of (Aᵀ B)ᵀ (Aᵀ B) are right in the largest one's only.
+    Values that do not shrink gradually, such as a thousand equal ones, spoil it. Whether they did is seen afterwards: the
+    logarithms of the eigenvalues add up to that of the determinant, which R's diagonal has exactly. A difference of m, if
+    one value r carries it, is an error of r m / 2, and none has more than noise / r: at most ½ √(m noise). Ten times that is
+    stated, since several may carry it with signs of their own.
+    """
+    crossed = crossed if crossed.shape[0] >= crossed.shape[1] else crossed.T
+    triangle = torch.linalg.qr(crossed[:, crossed.square().sum(0).argsort(descending=True)], mode="r").R
+    squares = torch.linalg.eigvalsh(product(triangle.T, triangle.T))
+    roots, bound = squares.clamp_min(0).sqrt(), float("inf")
+    if float(squares[0]) > 0:
+        missing = abs(float(squares.log().sum() - 2 * triangle.diagonal().abs().log().sum()))
+        bound = 5 * min(float(roots[-1]) * missing, (_noise(squares) * missing) ** 0.5)
+    return Root(value=float(roots.sum()), route="graded eigenvalues", error_bound=bound)
+
+
+def _noise(squares: Tensor) -> float:
+    """What rounding moves eigenvalues by, at most: a share of the largest."""
+    return 4 * len(squares) ** 0.5 * torch.finfo(torch.float64).eps * float(squares.abs().max())
 
 
 def fvd_infinity(
@@ -189,6 +233,5 @@ def _statistics(given: GaussianStatistics | Tensor | np.ndarray) -> GaussianStat
 
 def _factor(given: GaussianStatistics | Tensor | np.ndarray, statistics: GaussianStatistics, ddof: int) -> Tensor:
     if not isinstance(given, GaussianStatistics) and statistics.n <= statistics.dim:
-        centred = torch.as_tensor(given).detach().to("cpu", torch.float64) - statistics.mean
-        return centred.T / (statistics.n - ddof) ** 0.5
+        return factor_of_features(torch.as_tensor(given).detach().to("cpu", torch.float64), ddof)
     return factor(statistics.covariance(ddof), rank=statistics.n - 1)

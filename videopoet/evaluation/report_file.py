@@ -161,36 +161,3 @@ def comparison_table(pairs: Sequence[tuple[dict, dict]], names: tuple[str, str])
         beyond = "unknown" if not spread else "yes" if abs(a - b) > 2 * spread else "no"
         view.add_row(f"{x['metric']} {arrow(x)}", number(a), number(b), number(b - a), better, beyond)
     return view
-
-
-def plot(reports: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> bool:
-    """Each measure's value of each report, and by frame where there are such; False where matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    metrics = list(dict.fromkeys(m["metric"] for report in reports for m in report["measures"]))
-    figure, axes = pyplot.subplots(
-        1, len(metrics), figsize=(3.6 * len(metrics), 3.6), squeeze=False, layout="constrained"
-    )
-    for axis, metric in zip(axes[0], metrics):
-        for place, (report, name) in enumerate(zip(reports, names)):
-            for m in (m for m in report["measures"] if m["metric"] == metric):
-                frames = m["details"].get("by_frame")
-                if frames:
-                    axis.plot(range(len(frames)), [float(v) for v in frames], marker="o", markersize=3, label=name)
-                    axis.set_xlabel("frame")
-                    continue
-                axis.bar(place, float(m["value"]), yerr=m["spread"], label=name, capsize=3)
-                axis.set_xticks([])
-                for kind, style in (("bias", ":"), ("ceiling", "--")):
-                    if m[kind] is not None:
-                        axis.axhline(float(m[kind]), color="grey", linestyle=style, linewidth=1, label=kind)
-        axis.set_title(metric, fontsize=9, wrap=True)
-        axis.legend(fontsize=7)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return True
