@@ -36,7 +36,7 @@ def test_the_card_s_example_is_what_the_task_takes(poet, task, monkeypatch):
     """It runs as it stands, on a file's reading."""
     example = hub._example({task: list(poet.reads(task))})
     readings = {"image": np.zeros((16, 16, 3), np.uint8), "video": Media(video=np.zeros((17, 16, 16, 3), np.uint8), fps=8.0),
-                "audio": Media(audio=np.zeros((1, 40_000), np.float32), sample_rate=16000)}  # fmt: skip
+                "audio": Media(video=None, fps=8.0, audio=np.zeros((1, 40_000), np.float32), sample_rate=16000)}  # fmt: skip
     if task == "audio-visual-continuation":
         readings["video"] = replace(readings["video"], audio=readings["audio"].audio, sample_rate=16000)
     for name, reading in readings.items():
