@@ -58,7 +58,7 @@ class Size:
 
 
 SIZES = (Size(width=96, layers=4), Size(width=160, layers=5), Size(width=256, layers=6))
-QUICK = (Size(width=16, layers=1), Size(width=24, layers=1), Size(width=32, layers=1))
+QUICK = (Size(width=16, layers=1), Size(width=32, layers=1), Size(width=48, layers=1))
 
 
 @dataclass(frozen=True, kw_only=True)
