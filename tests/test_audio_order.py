@@ -10,7 +10,7 @@ from conftest import LAYOUT, VOCABULARY, lm_spec
 from videopoet import component
 from videopoet.data.mixture import layout_of
 from videopoet.data.schema import TokenManifest
-from videopoet.pipeline import SHIPPED, TASKS
+from videopoet.pipeline import TASKS
 from videopoet.sampling.autoregressive import generate
 from videopoet.sampling.rules import Draw
 from videopoet.sequence import Sequence
@@ -86,7 +86,7 @@ def test_codes_to_ids_and_positions_and_back(order, example):
     assert torch.equal(layout.audio_codes(ids.expand(2, -1)), example.audio.expand(2, -1, -1))
     for (frame, level), place in zip([(0, 0), (3, 1), (20, 0)], order.places(21, 2)[[0, 3, 20], [0, 1, 0]]):
         assert ids[place] == VOCABULARY.audio(level).start + example.audio[frame, level]
-        assert position[place].tolist() == pytest.approx([frame * 17 / 21, level, 0])
+        assert (position[place] - layout.origin).tolist() == pytest.approx([frame * 17 / 21, level, 0], abs=1e-5)
     # The same pairs of id and position whatever the order.
     plain_ids, _, plain_position = LAYOUT.audio(example.audio)
     pairs, plain_pairs = (
@@ -101,7 +101,7 @@ def test_level_major_is_what_it_was(example):
     assert torch.equal(ids, VOCABULARY.from_audio(example.audio).T.flatten())
     level, frame = torch.meshgrid(torch.arange(2), torch.arange(21), indexing="ij")
     expected = torch.stack([frame * (17 / 21), level, torch.zeros_like(level)], -1).reshape(-1, 3)
-    assert torch.equal(position, expected) and LAYOUT.audio_order == LevelMajor()
+    assert torch.equal(position, expected + LAYOUT.origin) and LAYOUT.audio_order == LevelMajor()
 
 
 @ALL_ORDERS
@@ -111,9 +111,17 @@ def test_the_order_travels_with_the_model(order):
 
 
 def test_a_model_that_does_not_say_is_level_major():
-    facts = component.load(SHIPPED / "lm.safetensors").metadata["layout"]
-    facts.pop("audio_order", None)
+    facts = LAYOUT.facts()
+    del facts["audio_order"]
     assert read_layout(facts).audio_order == LevelMajor()
+
+
+@pytest.mark.parametrize("origin", [None, 7])
+def test_a_model_whose_clips_begin_elsewhere_is_refused(origin):
+    with pytest.raises(
+        ValueError, match=rf"{'elsewhere' if origin is None else 'from 7'}, here they stand from {LAYOUT.origin}"
+    ):
+        read_layout(LAYOUT.facts() | {"origin": origin})
 
 
 def test_an_order_out_of_a_file_is_built_from_the_tasks_only():
@@ -167,6 +175,7 @@ def test_an_audio_frame_lasts_as_long_in_every_clip(frames, audio_frames):
                              audio_frames=audio_frames, audio_codebook_size=1024, audio_hop=320)  # fmt: skip
     layout = layout_of(manifest, 8, Delayed())
     assert layout.frames_per_audio_frame == 0.16 and layout.audio_order == Delayed()
-    assert layout.audio(torch.zeros(50, 4, dtype=torch.long))[2][:, 0].max() == pytest.approx(49 * 0.16)
+    last = layout.audio(torch.zeros(50, 4, dtype=torch.long))[2][:, 0].max()
+    assert last - layout.origin == pytest.approx(49 * 0.16, abs=1e-5)
     silent = dataclasses.replace(manifest, audio_frames=0)
     assert layout_of(silent, 8).audio_frames == 0

@@ -155,6 +155,16 @@ def test_prediction_keeps_what_was_given(poet):
     assert len(longer.video) == 25, "applied again it goes on"
 
 
+@pytest.mark.parametrize("task", ["inpainting-central", "outpainting-dynamic", "frame-interpolation"])
+def test_what_a_condition_shows_is_kept_and_the_rest_is_made(poet, task):
+    video = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+    made = poet.generate(task, [Request(video=Media(video=video, fps=8.0))])[0].video
+    (stream,) = poet.tasks[task].reads(poet.layout)
+    shown = poet.streams[stream].shows(17, 16, 16)
+    assert np.array_equal(made[shown], video[:17][shown])
+    assert (made[~shown] != video[:17][~shown]).mean() > 0.9
+
+
 def test_reconstruction_has_the_shape_of_the_original(poet):
     clip = Media(video=SCENE.render(17, 8, 16), fps=8.0, audio=SCENE.sound(17, 8)[None])
     back = poet.reconstruct([clip])[0]

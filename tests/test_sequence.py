@@ -50,6 +50,35 @@ def test_the_drawn_example():
     assert sequence.block.tolist() == [0] * 7 + [1, 2]
 
 
+def test_where_tokens_stand_and_aim():
+    """Markers are counted; a clip's tokens stand at their places whatever comes before, and each aims at the next."""
+    row = torch.tensor([[40.0, 33.0, 33.0], [40.0, 33.0, 34.0], [40.0, 34.0, 33.0]])
+    segments = [
+        Segment.marker(Control.BOS, Control.BOV_O),
+        Segment.generated(torch.tensor([300, 301, 302]), Modality.VISUAL, row),
+    ]
+    sequence = Sequence.of([*segments, Segment.marker(Control.EOV_O, Control.EOS, generated=True)])
+    assert sequence.position.tolist() == [[0] * 3, [1] * 3, *row.tolist(), [2] * 3]
+    assert sequence.aim.tolist() == [[0] * 3, *row.tolist(), row[2].tolist(), [2] * 3]
+
+
+@ALL_TASKS
+def test_the_same_place_of_a_clip_has_one_position_in_every_task(task, example):
+    """Given or made, visual and audio tokens stand where the clip has them; those of another clip one span before."""
+    _, _, visual = LAYOUT.visual(example.video)
+    _, _, audio = LAYOUT.audio(example.audio)
+    span = torch.tensor([LAYOUT.lattice[0] * LAYOUT.frame_stride, 0, 0])
+    own = {tuple(place) for place in torch.cat([visual, visual - span, audio]).round(decimals=3).tolist()}
+    whole = Sequence.whole(task.segments(example, LAYOUT))
+    clip = (whole.modality == Modality.VISUAL) | (whole.modality == Modality.AUDIO)
+    assert {tuple(place) for place in whole.position[clip].round(decimals=3).tolist()} <= own
+    made = Sequence.of(task.segments(example, LAYOUT))
+    predicts = made.targets != IGNORE
+    targets = whole.targets != IGNORE
+    assert torch.equal(made.aim[predicts], whole.position[targets])
+    assert torch.equal(made.aim[~predicts], made.position[~predicts])
+
+
 @ALL_TASKS
 def test_condition_is_the_head_of_the_training_sequence(task, example):
     condition = Sequence.whole(task.condition(example, LAYOUT))
@@ -58,6 +87,13 @@ def test_condition_is_the_head_of_the_training_sequence(task, example):
         head, full = getattr(condition, field.name), getattr(whole, field.name)
         assert torch.equal(head, full[: len(head)]), field.name
     assert (condition.block == 0).all() and (condition.targets == IGNORE).all()
+    prefilled = Sequence.of([*task.condition(example, LAYOUT), *task.target(task.blank(LAYOUT), LAYOUT)]).head(
+        len(condition)
+    )
+    trained = Sequence.of(task.segments(example, LAYOUT)).head(len(condition))
+    assert all(
+        torch.equal(getattr(prefilled, n), getattr(trained, n)) for n in ("inputs", "position", "block", "shown")
+    )
 
 
 @ALL_TASKS
@@ -101,10 +137,12 @@ def test_layout_is_invertible(example):
     ids, _, position = LAYOUT.audio(example.audio)
     assert torch.equal(LAYOUT.audio_codes(ids), example.audio)
     assert torch.equal(ids[:21] - VOCABULARY.audio_start, example.audio[:, 0]), "level by level, coarse first"
-    assert position[21, 1] == 1 and position[21, 0] == 0
+    assert (position[21] - LAYOUT.origin).tolist() == [0, 1, 0]
     ids, _, position = LAYOUT.visual(example.video)
     assert torch.equal(LAYOUT.visual_codes(ids), example.video)
-    assert position[-1].tolist() == [16, 1, 1], "latent frame 4 stands at video frame 16"
+    assert (position[-1] - LAYOUT.origin).tolist() == [16, 1, 1], "latent frame 4 stands at video frame 16"
+    span = LAYOUT.lattice[0] * LAYOUT.frame_stride
+    assert (position - LAYOUT.beside(example.video)[2]).unique(dim=0).tolist() == [[span, 0, 0]]
     assert torch.equal(LAYOUT.visual(example.video[3:], start=3)[2], position[12:])
 
 

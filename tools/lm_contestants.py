@@ -97,12 +97,11 @@ def ours(shape: Shape, io: str = "flat") -> Contestant:
     model, shift = TokenLM(trunk, ways[io](), NoText()), 256 if io == "factored" else 0
     model.project_text, model.modality.weight.requires_grad = None, False  # the peers have neither
 
+    def segments(t: Tensor) -> list[Segment]:
+        return [Segment.given(t[:p] + shift, Modality.VISUAL), Segment.generated(t[p:] + shift, Modality.VISUAL)]
+
     def batch(tokens: Tensor) -> Batch:
-        rows = [
-            [Segment.given(t[:p] + shift, Modality.VISUAL), Segment.generated(t[p:] + shift, Modality.VISUAL)]
-            for t in tokens
-        ]
-        return Batch.of([Sequence.of(row) for row in rows])
+        return Batch.of([Sequence.of(segments(t)) for t in tokens])
 
     def logits(tokens: Tensor) -> tuple[Tensor, int]:
         longer = F.pad(tokens, (0, 1))  # a training sequence ends one token before its last target
@@ -114,14 +113,14 @@ def ours(shape: Shape, io: str = "flat") -> Contestant:
         return loss.detach()
 
     def start(prompt: Tensor) -> Tensor:
-        given = [Sequence.whole([Segment.given(t, Modality.VISUAL)]) for t in prompt]
-        start.place = torch.arange(p + shape.tokens, dtype=torch.float32)[:, None].expand(-1, 3)
-        hidden, start.cache = model.prefill(Batch.of(given), p + shape.tokens)
-        return F.linear(hidden, model.io.rows)
+        given = batch(F.pad(prompt, (0, shape.tokens + 1)))
+        start.places, rows = given.places[0], [Sequence.of(segments(t)).head(p) for t in F.pad(prompt, (0, 1))]
+        hidden, start.cache = model.prefill(Batch.of(rows), p + shape.tokens)
+        return model.io.decode(hidden, model.io.rows)
 
     def step(ids: Tensor, position: int) -> Tensor:
-        hidden = model.step(ids[:, 0], Modality.VISUAL, start.place[position], start.cache)
-        return F.linear(hidden, model.io.rows)
+        hidden = model.step(ids[:, 0], Modality.VISUAL, start.places[position], start.cache)
+        return model.io.decode(hidden, model.io.rows)
 
     return Contestant(model=model, logits=logits, train=train, start=start, step=step)
 

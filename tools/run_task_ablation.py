@@ -25,7 +25,7 @@ from videopoet.pipeline import SHIPPED, VideoPoet
 from videopoet.training.cli import fit
 from videopoet.training.export import portable
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mixture" / "all.yaml"
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mixture" / "base.yaml"
 TEXT = ("text-to-video", "text-to-image")
 SELF_SUPERVISED = (
     *("unconditional", "frame-prediction", "frame-interpolation", "inpainting-central", "inpainting-dynamic"),

@@ -132,7 +132,8 @@ class VideoPoet:
         `poet.generate("text-to-video", prompt="...")`.
         num_candidates, scorer: make so many of each request at once and return the one that the scorer likes best.
         Text-to-image gives one frame. Tasks with a past (frame prediction, audio-visual continuation) give the given
-        video and what follows it. A given sound stays where none is made, and given pictures where none are made.
+        video and what follows it, painting and interpolation the given pixels and the others made. A given sound stays
+        where none is made, and given pictures where none are made.
         `progress` is called with the number of tokens each step made.
         Raises ValueError for an unknown or untrained task and for requests that lack what the task needs.
         """
@@ -283,7 +284,11 @@ class VideoPoet:
         videos = [None if r.video is None or r.video.video is None else self._fit(r.video.video) for r in requests]
         if "video" in writes:
             made = video_to_uint8(self.visual.decode(torch.stack([e.video for e in whole]).to(self.device)))[:, past:]
-            videos = [np.concatenate([v, m]) for v, m in zip(videos, made)] if past else list(made)
+            if past:
+                videos = [np.concatenate([v, m]) for v, m in zip(videos, made)]
+            else:
+                kept = [self.streams[name] for name in task.reads(self.layout) if name in self.streams]
+                videos = [keep(m, v, kept) for m, v in zip(made, videos)]
         else:
             videos = [None if video is None else video[: self.geometry.frames] for video in videos]
         timed = set(task.reads(self.layout)) - {
@@ -336,6 +341,14 @@ class VideoPoet:
         if not Path(path).is_file():
             raise ValueError(f"no file at {path}")
         return read_image(path)
+
+
+def keep(made: np.ndarray, given: np.ndarray | None, conditions: Iterable[Condition]) -> np.ndarray:
+    """The made clip uint8 (t, h, w, 3) with the given one's pixels wherever a condition shows them."""
+    for condition in conditions:
+        shown = condition.shows(*made.shape[:3])
+        made = np.where(shown[..., None], given[: len(made)], made) if shown.any() else made
+    return made
 
 
 def check_audio(audio: AudioTokenizer, layout: Layout, geometry: Geometry) -> None:

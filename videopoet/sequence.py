@@ -25,21 +25,19 @@ class Segment:
     """A run of tokens with one role.
 
     ids: int64 (n,), vocabulary ids; SentencePiece ids where `modality` is TEXT.
-    position: float (n, 3), time, row and column of each token relative to the segment's origin. Time is in frames.
+    position: float (n, 3), time in frames from the start of the clip, row and column of each token. None for tokens that
+        stand in no clip, text and markers: the sequence counts them.
     predicted: whether the loss falls on these tokens.
     causal: whether each token opens a block of its own (sees only what stands before it) or shares its neighbours'.
     shown: bool (n,), false where the token is padding that no other position may see.
-    joined: whether positions count from the origin of the segment before, for streams of several runs, in place of a
-        new origin after it.
     """
 
     ids: Tensor
     modality: Modality
-    position: Tensor
+    position: Tensor | None
     shown: Tensor
     predicted: bool
     causal: bool
-    joined: bool = False
 
     @classmethod
     def given(cls, ids: Tensor, modality: Modality, position: Tensor | None = None, shown: Tensor | None = None):
@@ -59,12 +57,11 @@ class Segment:
 
     @classmethod
     def _of(cls, ids, modality, position, shown, *, predicted, causal):
-        if position is None:
-            position = torch.arange(len(ids), dtype=torch.float32)[:, None].expand(-1, 3)
         if shown is None:
             shown = torch.ones(len(ids), dtype=torch.bool)
-        if not len(ids) == len(position) == len(shown):
-            raise ValueError(f"a segment of {len(ids)} ids has {len(position)} positions and {len(shown)} shown flags")
+        positions = len(ids) if position is None else len(position)
+        if not len(ids) == positions == len(shown):
+            raise ValueError(f"a segment of {len(ids)} ids has {positions} positions and {len(shown)} shown flags")
         return cls(
             ids=ids.long(), modality=modality, position=position, shown=shown, predicted=predicted, causal=causal
         )
@@ -74,14 +71,19 @@ class Segment:
 class Sequence:
     """Aligned arrays of one sample: position i reads `inputs[i]` and predicts `targets[i]`, the token after it.
 
-    i attends to j exactly when `block[j] <= block[i]` and j is shown. All are (n,), `position` is (n, 3). `key` names
-    the sample it was made of.
+    i attends to j exactly when `block[j] <= block[i]` and j is shown. All are (n,), `position` and `aim` are (n, 3):
+    where token i stands, and where the token stands that it predicts (its own position where it predicts none). `key`
+    names the sample it was made of.
+
+    Tokens of a clip stand at their time, row and column in it, given or made, whatever comes before them in the sequence;
+    text and markers are counted one after the other and stand at (i, i, i).
     """
 
     inputs: Tensor
     targets: Tensor
     modality: Tensor
     position: Tensor
+    aim: Tensor
     block: Tensor
     shown: Tensor
     key: str = ""
@@ -90,29 +92,35 @@ class Sequence:
     def of(cls, segments: Many[Segment], key: str = "") -> "Sequence":
         """All tokens but the last as inputs, all but the first as targets."""
         tokens = cls.whole(segments)
+        targets = tokens.targets[1:]
+        aim = torch.where((targets != IGNORE)[:, None], tokens.position[1:], tokens.position[:-1])
         return cls(
             inputs=tokens.inputs[:-1],
-            targets=tokens.targets[1:],
+            targets=targets,
+            aim=aim,
             **{name: getattr(tokens, name)[:-1] for name in ("modality", "position", "block", "shown")},
             key=key,
         )
 
     @classmethod
     def whole(cls, segments: Many[Segment]) -> "Sequence":
-        """Every token, unshifted: what sampling prefills. `targets[i]` is token i itself where it is predicted."""
-        origin, end, positions = 0.0, 0.0, []
+        """Every token, unshifted. `targets[i]` is token i itself where it is predicted, and `aim[i]` where it stands."""
+        counted, positions = 0, []
         for segment in segments:
-            origin = origin if segment.joined else end
-            positions.append(segment.position + origin)
-            if len(segment.ids):
-                end = max(end, float(positions[-1].max()) + 1.0)
+            position = segment.position
+            if position is None:
+                position = torch.arange(counted, counted + len(segment.ids), dtype=torch.float32)[:, None].expand(-1, 3)
+                counted += len(segment.ids)
+            positions.append(position)
+        position = torch.cat(positions)
         ids = torch.cat([s.ids for s in segments])
         predicted = torch.cat([torch.full_like(s.ids, s.predicted, dtype=torch.bool) for s in segments])
         return cls(
             inputs=ids,
             targets=torch.where(predicted, ids, torch.full_like(ids, IGNORE)),
             modality=torch.cat([torch.full_like(s.ids, s.modality) for s in segments]),
-            position=torch.cat(positions),
+            position=position,
+            aim=position,
             block=torch.cat([torch.full_like(s.ids, s.causal) for s in segments]).cumsum(0),
             shown=torch.cat([s.shown for s in segments]),
         )
@@ -121,6 +129,10 @@ class Sequence:
         """What stands at these places, bool (n,)."""
         arrays = [f.name for f in fields(self) if f.name != "key"]
         return replace(self, **{name: getattr(self, name)[places] for name in arrays})
+
+    def head(self, length: int) -> "Sequence":
+        """The first positions: of a training sequence's condition, what sampling prefills."""
+        return self.at(torch.arange(len(self)) < length)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -170,6 +182,7 @@ class Batch:
     targets: Tensor
     modality: Tensor
     position: Tensor
+    aim: Tensor
     block: Tensor
     document: Tensor
     sight: Prefix | Packed | None = None
@@ -184,7 +197,7 @@ class Batch:
         lengths = sorted({len(s) for s in sequences})
         if len(lengths) != 1:
             raise ValueError(f"a batch has one sequence length, these have {lengths}: group them by task and lattice")
-        names = ("inputs", "targets", "modality", "position", "block")
+        names = ("inputs", "targets", "modality", "position", "aim", "block")
         stacked = {name: torch.stack([getattr(s, name) for s in sequences]) for name in names}
         shown = torch.stack([s.shown for s in sequences])
         sight = _sight(stacked["block"], shown, stacked["targets"])
@@ -216,7 +229,7 @@ class Batch:
                 documents.append(_document(s, r, start))
                 number.append(torch.full((len(s),), i + 1))
                 start += len(s)
-            fields_ = {name: [getattr(s, name) for s in row] for name in (*padding, "position", "block")}
+            fields_ = {name: [getattr(s, name) for s in row] for name in (*padding, "position", "aim", "block")}
             columns.append({name: _padded(parts, n, padding.get(name, 0)) for name, parts in fields_.items()})
             columns[-1]["document"] = _padded(number, n, 0)
         stacked = {name: torch.stack([c[name] for c in columns]) for name in columns[0]}
@@ -229,6 +242,11 @@ class Batch:
         earlier = self.block[:, None, :] <= self.block[:, :, None]
         same = self.document[:, None, :] == self.document[:, :, None]
         return (earlier & same)[:, None]
+
+    @property
+    def places(self) -> Tensor:
+        """float (b, n, 2, 3): from where each position asks, its `aim`, and where it is found, its `position`."""
+        return torch.stack([self.aim, self.position], 2)
 
     @property
     def padding(self) -> Tensor:

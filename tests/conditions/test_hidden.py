@@ -85,6 +85,14 @@ def test_frames_are_blended():
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
+def test_a_condition_shows_the_shot_s_own_pixels_where_it_says(name):
+    original = shot()
+    shown = CONDITIONS[name].shows(*original.video.shape[:3])
+    assert np.array_equal(CONDITIONS[name](original)[shown], original.video[shown])
+    assert shown.any() == (name != "flow_depth") and not shown.all()
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
 def test_a_condition_travels_as_json(name):
     assert component.instantiate(component.spec_of(CONDITIONS[name])) == CONDITIONS[name]
 

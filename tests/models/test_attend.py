@@ -188,7 +188,7 @@ def test_the_last_block_gives_the_same_states_without_the_prefix(batch, recomput
     x = torch.randn(*batch.inputs.shape, 24)
     plan = plan_attention(batch)
     last = _, first = predicting(batch, plan)
-    whole, part = transformer(x, batch.position, plan), transformer(x, batch.position, plan, last=last)
+    whole, part = transformer(x, batch.places, plan), transformer(x, batch.places, plan, last=last)
     shown = batch.document[:, first:] > 0
     torch.testing.assert_close(part[shown], whole[:, first:][shown])
     assert (batch.targets[:, :first] < 0).all(), "nothing that is predicted was left out"
@@ -201,7 +201,7 @@ def test_recomputed_gradients_are_the_same(batch):
         transformer = Transformer(width=24, layers=2, heads=2, recompute=recompute).train()
         torch.manual_seed(1)
         x = torch.randn(*batch.inputs.shape, 24, requires_grad=True)
-        out = transformer(x, batch.position, plan_attention(batch))
+        out = transformer(x, batch.places, plan_attention(batch))
         gradients.append(torch.autograd.grad(F.silu(out[batch.document > 0]).sum(), [x, *transformer.parameters()]))
     for plain, recomputed in zip(*gradients):
         torch.testing.assert_close(plain, recomputed)

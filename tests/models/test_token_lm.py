@@ -35,7 +35,7 @@ def test_no_leakage_from_later_tokens(model, task, example):
     """The state that predicts target i has zero gradient with respect to the input of every later position."""
     batch = batch_of(task, example)
     x = model.embed(batch).detach().requires_grad_()
-    hidden = model.transformer(x, batch.position, plan_attention(batch))
+    hidden = model.transformer(x, batch.places, plan_attention(batch))
     start = len(Sequence.whole(task.condition(example, LAYOUT)))
     n = hidden.shape[1]
     for i in {start - 1, (start + n) // 2, n - 2}:
@@ -77,7 +77,7 @@ def test_nothing_that_is_made_reaches_the_condition(model, task, example):
     start = len(Sequence.whole(task.condition(example, LAYOUT)))
     shown = batch.document[0, :start] > 0
     (gradient,) = torch.autograd.grad(
-        model.transformer(x, batch.position, batch.attention())[0, :start][shown].sum(), x
+        model.transformer(x, batch.places, batch.attention())[0, :start][shown].sum(), x
     )
     assert gradient[0, start:].abs().max() == 0
     assert (gradient[0, :start][~shown] == 0).all()
@@ -97,13 +97,13 @@ def test_cached_decoding_equals_the_full_forward(model, task, example):
     with torch.inference_mode():
         batch = batch_of(task, example)
         full = model.hidden(batch)
-        condition = Batch.of([Sequence.whole(task.condition(example, LAYOUT))])
-        start = condition.inputs.shape[1]
+        start = len(Sequence.whole(task.condition(example, LAYOUT)))
+        condition = Batch.of([Sequence.of(task.segments(example, LAYOUT)).head(start)])
         hidden, cache = model.prefill(condition, batch.inputs.shape[1])
         torch.testing.assert_close(hidden, full[:, start - 1], atol=1e-5, rtol=1e-4)
         for i in range(start, batch.inputs.shape[1]):
             modality = Modality(int(batch.modality[0, i]))
-            hidden = model.step(batch.inputs[:, i], modality, batch.position[0, i], cache)
+            hidden = model.step(batch.inputs[:, i], modality, batch.places[0, i], cache)
             torch.testing.assert_close(hidden, full[:, i], atol=1e-5, rtol=1e-4)
 
 
@@ -111,14 +111,16 @@ def test_bfloat16_decodes_what_float32_does(model, example):
     """Weights in bfloat16, as for sampling: cached decoding stays near the float32 forward, positions far out too."""
     batch, half = batch_of(TASKS["text-to-video"], example), copy.deepcopy(model).bfloat16()
     with torch.inference_mode():
-        full, condition = model.hidden(batch), Sequence.whole(TASKS["text-to-video"].condition(example, LAYOUT))
+        full, task = model.hidden(batch), TASKS["text-to-video"]
+        start = len(Sequence.whole(task.condition(example, LAYOUT)))
+        condition = Sequence.of(task.segments(example, LAYOUT)).head(start)
         hidden, cache = half.prefill(Batch.of([condition]), batch.inputs.shape[1])
         assert hidden.dtype == cache.keys.dtype == torch.bfloat16
-        for i in range(len(condition), batch.inputs.shape[1]):
-            hidden = half.step(batch.inputs[:, i], Modality(int(batch.modality[0, i])), batch.position[0, i], cache)
+        for i in range(start, batch.inputs.shape[1]):
+            hidden = half.step(batch.inputs[:, i], Modality(int(batch.modality[0, i])), batch.places[0, i], cache)
             torch.testing.assert_close(hidden.float(), full[:, i], atol=0.1, rtol=0.05)
-    torch.testing.assert_close(half.transformer.rotary(torch.full((1, 1, 3), 257.0))[0],
-                               model.transformer.rotary(torch.full((1, 1, 3), 257.0))[0])  # fmt: skip
+    torch.testing.assert_close(half.transformer.rotary(torch.full((1, 1, 2, 3), 257.0))[0],
+                               model.transformer.rotary(torch.full((1, 1, 2, 3), 257.0))[0])  # fmt: skip
 
 
 def test_image_logits_are_the_video_s_first_frame(model, example):

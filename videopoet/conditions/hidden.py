@@ -115,6 +115,9 @@ class HiddenRegion(Condition):
     def __call__(self, shot: Shot) -> np.ndarray:
         return self.fill(shot.video, self.region.mask(*shot.video.shape[:3]))
 
+    def shows(self, t: int, h: int, w: int) -> np.ndarray:
+        return ~self.region.mask(t, h, w)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolation(Condition):
@@ -133,3 +136,7 @@ class Interpolation(Condition):
         share = (np.arange(1, t - 2 * k + 1) / (t - 2 * k + 1))[:, None, None, None]
         middle = np.rint(first + (last - first) * share).astype(np.uint8)
         return np.concatenate([shot.video[:k], middle, shot.video[t - k :]])
+
+    def shows(self, t: int, h: int, w: int) -> np.ndarray:
+        frame = np.arange(t)[:, None, None]
+        return np.broadcast_to((frame < self.given) | (frame >= t - self.given), (t, h, w))

@@ -26,3 +26,7 @@ class Condition(ABC):
     @abstractmethod
     def __call__(self, shot: Shot) -> np.ndarray:
         """The clip that is to be tokenised, uint8 (t, h, w, 3). Raises NotKnown where it cannot be made of this shot."""
+
+    def shows(self, t: int, h: int, w: int) -> np.ndarray:
+        """bool (t, h, w), true where the condition shows the shot's own pixels, which a sample therefore keeps."""
+        return np.zeros((t, h, w), dtype=bool)

@@ -75,6 +75,8 @@ def key_bias(shown: Tensor) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> Tensor:
     """q (b, heads, rows, d), k and v (b, heads, n, d), all of one dtype -> (b, heads, rows, d)."""
+    if q.shape[2] == 1 and q.device.type == "cpu" and q.dtype == torch.bfloat16 and (plan is None or type(plan) is Tensor):
+        return attend(q.float(), k.float(), v.float(), plan).to(q.dtype)  # a third of the time of torch's own way
     if plan is None:
         return F.scaled_dot_product_attention(q, k, v)
     if isinstance(plan, PrefixPlan) and q.device.type in ("cpu", "meta"):  # plans are measured on the meta device

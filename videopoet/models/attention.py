@@ -11,8 +11,10 @@ from videopoet.models.cpu_kernels import Linear, RMSNorm, rms_norm
 class Rotary(nn.Module):
     """Rotary angles of positions (time, row, column): half of the frequencies turn with time, a quarter with each other.
 
-    A text or control token stands at (i, i, i), where this is the ordinary one-dimensional rotary embedding. Angles are
-    made in float32 whatever the dtype of the model: in bfloat16, position 257 would be 256.
+    A text or control token stands at (i, i, i), where this is the ordinary one-dimensional rotary embedding. Queries turn
+    with the place of the token that is predicted, keys with their own: to look at the frame before, at the same place,
+    is one turn wherever rows end, and so is to look at a given clip. Angles are made in float32 whatever the dtype of the
+    model: in bfloat16, position 257 would be 256.
     """
 
     def __init__(self, head_width: int, base: float = 1000.0):
@@ -26,9 +28,9 @@ class Rotary(nn.Module):
             self.register_buffer(name, torch.tensor(value), persistent=False)
 
     def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """float (b, n, 3) -> cos and sin as `rotate` takes them, each float32 (b, n, 1, 1, head_width)."""
+        """float (b, n, 2, 3), of queries and of keys -> cos and sin, each float32 (b, n, 2, 1, head_width)."""
         frequency = self.base ** (-self.order.float() / self.count)
-        angle = (position[..., self.axis].float() * frequency)[:, :, None, None]
+        angle = (position[..., self.axis].float() * frequency)[..., None, :]
         cos, sin = angle.cos(), angle.sin()
         return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 

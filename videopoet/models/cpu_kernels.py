@@ -1,8 +1,8 @@
 """Layers with another way to compute them on the CPU, where torch's own is slow.
 
 Training: normalisation and gating in few passes over memory, where torch makes them of many small operations. Elsewhere,
-and under `torch.compile`, which fuses them by itself, the plain formulas are used. Decoding: products of few bfloat16
-rows with a matrix the other way round. Tests hold all of them equal to the plain formulas.
+and under `torch.compile`, which fuses them by itself, the plain formulas are used. Linear layers: `onednn`. Tests hold all
+of them equal to the plain formulas.
 """
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-FEW = 16  # rows
+from videopoet.models.onednn import Decoding
 
 
 def _plain(x: Tensor) -> bool:
@@ -80,17 +80,8 @@ def gated(gate_up: Tensor) -> Tensor:
     return _Gated.apply(gate_up)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`. Of few rows in bfloat16 on the CPU it is `(weight @ x.T).T`, which needs two thirds of the time."""
-    few = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu" and x.numel() <= FEW * x.shape[-1]
-    if not few or torch.is_grad_enabled():
-        return F.linear(x, weight, bias)
-    y = torch.mm(weight, x.reshape(-1, x.shape[-1]).T).T.unflatten(0, x.shape[:-1])
-    return y if bias is None else y + bias
-
-
-class Linear(nn.Linear):
-    """A linear layer by `linear`."""
+class Linear(Decoding, nn.Linear):
+    """A linear layer by `onednn`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return self.decode(x, self.weight, self.bias)

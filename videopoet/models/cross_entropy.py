@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from videopoet.models.onednn import matmul, takes
+
 LOGITS = 2**25  # logits that exist at one time: 128 MiB in float32, and as much for their softmax
 
 
@@ -32,7 +34,7 @@ class _CrossEntropy(torch.autograd.Function):
                 # A run of positions is read in place; scattered ones are gathered.
                 where = slice(int(part[0]), int(part[0]) + len(part)) if chosen is None else part
                 t = (targets[where] - start)[:, None]
-                logits = (h[where] @ w[start:stop].T).float()
+                logits = matmul(h[where], w[start:stop].T).float()
                 if b is not None:
                     logits += b[start:stop]
                 log_p = logits.log_softmax(-1)
@@ -45,7 +47,7 @@ class _CrossEntropy(torch.autograd.Function):
                 if db is not None:
                     db[start:stop] += scale[:, 0] @ d.float()
                 if dh is not None:
-                    dh[where] = (d @ w[start:stop]) * scale.to(dtype)
+                    dh[where] = matmul(d, w[start:stop]) * scale.to(dtype)
                 if dw is not None:
                     _add_product(dw[start:stop], d.T, h[where] * scale.to(dtype))
                 del d, log_p
@@ -64,10 +66,10 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """`total += a @ b`; totals are kept in the dtype of the weights, products made in that of the computation."""
-    if total.dtype == a.dtype:
+    if total.dtype == a.dtype and not takes(a, b):
         total.addmm_(a, b)
     else:
-        total += a @ b
+        total += matmul(a, b)
 
 
 def cross_entropy(

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from videopoet.models.cpu_kernels import linear
 from videopoet.models.cross_entropy import cross_entropy
+from videopoet.models.onednn import Decoding
 from videopoet.vocabulary import Vocabulary
 
 
@@ -25,7 +25,7 @@ class IdLoss(NamedTuple):
     each: Tensor
 
 
-class TokenIO(nn.Module, ABC):
+class TokenIO(Decoding, nn.Module, ABC):
     """`embed` turns ids into vectors; `loss` and `sample` turn hidden states into predictions of the next id."""
 
     @abstractmethod
@@ -85,7 +85,7 @@ class Flat(TokenIO):
         return self.table.embedding_dim * _choices(targets, self.ranges or [(0, self.table.num_embeddings)])
 
     def sample(self, hidden: Tensor, allowed: range, draw, place) -> Tensor:
-        return draw(linear(hidden, self.rows[allowed.start : allowed.stop]), place) + allowed.start
+        return draw(self.decode(hidden, self.rows[allowed.start : allowed.stop]), place) + allowed.start
 
 
 class FactoredIO(TokenIO):
@@ -185,13 +185,13 @@ class FactoredIO(TokenIO):
             codes: list[Tensor] = []
             for i in range(self.factors):
                 rows, bias = self.head(i)
-                codes.append(draw(linear(self.state(states, i, codes), rows, bias), place))
+                codes.append(draw(self.decode(self.state(states, i, codes), rows, bias), place))
             return sum(code * self.size**i for i, code in enumerate(codes)) + self.visual_start
         if self.visual_start < allowed.stop and allowed.start < self.visual_start + self.visual_size:
             raise ValueError(f"ids {allowed.start} to {allowed.stop - 1} cut through the visual codes")
         rows, bias = self.head(-1)
         kind = slice(self._row(allowed.start), self._row(allowed.start) + len(allowed))
-        return draw(linear(states, rows[kind], None if bias is None else bias[kind]), place) + allowed.start
+        return draw(self.decode(states, rows[kind], None if bias is None else bias[kind]), place) + allowed.start
 
     def _is_visual(self, ids: Tensor) -> Tensor:
         return (ids >= self.visual_start) & (ids < self.visual_start + self.visual_size)

@@ -58,13 +58,13 @@ class TokenLM(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """Full forward: the state (b, n, d) from which each position's target is predicted."""
-        return self.transformer(self.embed(batch), batch.position, plan_attention(batch))
+        return self.transformer(self.embed(batch), batch.places, plan_attention(batch))
 
     def loss(self, batch: Batch) -> TokenLoss:
         """Mean over predicted positions. States that predict nothing are not computed where the last block can do without."""
         plan = plan_attention(batch)
         last = _, first = predicting(batch, plan)
-        hidden = self.transformer(self.embed(batch), batch.position, plan, last=last)
+        hidden = self.transformer(self.embed(batch), batch.places, plan, last=last)
         targets = batch.targets[:, first:]
         predicted = targets != IGNORE
         targets, following = targets[predicted], batch.following()[:, first:][predicted]
@@ -79,10 +79,11 @@ class TokenLM(nn.Module):
         shown = batch.document > 0
         if (batch.sight is None and not bool(shown.all())) or (isinstance(batch.sight, Prefix) and batch.sight.hidden):
             cache.hide(shown)
-        hidden = self.transformer(self.embed(batch), batch.position, plan_attention(batch), cache)
+        hidden = self.transformer(self.embed(batch), batch.places, plan_attention(batch), cache)
         return hidden[:, -1], cache
 
-    def step(self, ids: Tensor, modality: Modality, position: Tensor, cache: Cache) -> Tensor:
-        """Read one more id per row: ids int64 (b,), position float (3,) -> hidden state (b, d). Waits for no device."""
+    def step(self, ids: Tensor, modality: Modality, places: Tensor, cache: Cache) -> Tensor:
+        """Read one more id per row: ids int64 (b,), places float (2, 3), the aim and the position of the one that is read
+        -> hidden state (b, d). Waits for no device."""
         x = self.io.embed(ids)[:, None] + self.modality.weight[modality]
-        return self.transformer(x, position.expand(len(ids), 1, 3), cache.sight(1), cache)[:, 0]
+        return self.transformer(x, places.expand(len(ids), 1, 2, 3), cache.sight(1), cache)[:, 0]

@@ -57,13 +57,13 @@ class Transformer(nn.Module):
         return Cache(batch, length, len(self.blocks), self.heads, self.width // self.heads, like)
 
     def forward(
-        self, x: Tensor, position: Tensor, plan: Plan, cache: Cache | None = None, last: tuple[Plan, int] | None = None
+        self, x: Tensor, places: Tensor, plan: Plan, cache: Cache | None = None, last: tuple[Plan, int] | None = None
     ) -> Tensor:
-        """x (b, n, d), position (b, n, 3), who sees whom -> (b, n, d). A cache is advanced by n.
+        """x (b, n, d), `Batch.places` (b, n, 2, 3), who sees whom -> (b, n, d). A cache is advanced by n.
 
         last: the plan of the last block and the first position whose state it is asked for; gives (b, n - first, d).
         """
-        angles, n = self.rotary(position), x.shape[1]
+        angles, n = self.rotary(places), x.shape[1]
         for layer, block in enumerate(self.blocks):
             final = last is not None and layer + 1 == len(self.blocks)
             x = self._run(block, x, angles, *((last[0], cache, layer, last[1]) if final else (plan, cache, layer, 0)))

@@ -43,12 +43,13 @@ def generate(
         )
     rows = [*conditions, *unconditioned]
     device = next(model.parameters()).device
-    batch = Batch.of([Sequence.whole(segments) for segments in rows]).to(device)
-    whole, start = Sequence.whole([*conditions[0], *template]), batch.inputs.shape[1]
-    total = num_tokens(template)
+    start, total = len(Sequence.whole(conditions[0])), num_tokens(template)
+    batch = Batch.of([Sequence.of([*segments, *template]).head(start) for segments in rows]).to(device)
+    whole, read = (make([*conditions[0], *template]) for make in (Sequence.whole, Sequence.of))
+    places = torch.stack([read.aim, read.position], 1)[start:].to(device)
     seeds = range(seed, seed + len(conditions)) if isinstance(seed, int) else seed
     chance = uniforms(seeds, total, device)
-    positions, ids_there = whole.position[start:].to(device), whole.inputs[start:].tolist()
+    ids_there = whole.inputs[start:].tolist()
     drawn, modalities = whole.targets[start:].ge(0).tolist(), map(Modality, whole.modality[start:].tolist())
     hidden, cache = model.prefill(batch, start + total)
     made: dict[Modality, list[Tensor]] = {}
@@ -59,7 +60,7 @@ def generate(
         else:
             ids = torch.full((len(rows),), ids_there[i], device=device)
         if i + 1 < total:
-            hidden = model.step(ids, modality, positions[i], cache)
+            hidden = model.step(ids, modality, places[i], cache)
         if progress:
             progress(i + 1, total)
     return {modality: torch.stack(ids, 1) for modality, ids in made.items()}

@@ -52,7 +52,12 @@ class Layout:
 
     def facts(self) -> dict:
         """What travels with a model, as JSON can hold it; `read_layout` reads it."""
-        return {**asdict(self), "audio_order": spec_of(self.audio_order)}
+        return {**asdict(self), "audio_order": spec_of(self.audio_order), "origin": self.origin}
+
+    @property
+    def origin(self) -> int:
+        """Where clips begin, on all three axes: behind the longest text and its markers, which are counted from 0."""
+        return self.text_length + 5
 
     def text(self, tokens: Text) -> list[Segment]:
         """Text between its markers; padding slots are there but not shown."""
@@ -64,23 +69,33 @@ class Layout:
     def visual(self, codes: Tensor, start: int = 0) -> tuple[Tensor, Modality, Tensor]:
         """Codes (t, h, w), `start` latent frames into the clip -> ids (t*h*w,), modality, positions (t*h*w, 3).
 
-        A latent frame stands at the last video frame it covers: with stride 4, latent 0 at 0, latent 2 at 8.
+        A latent frame stands at the last video frame it covers, counted from the origin: with stride 4, latent 0 at 0,
+        latent 2 at 8.
         """
         t, h, w = codes.shape
         times = (torch.arange(t) + start) * self.frame_stride
         axes = torch.meshgrid(times, torch.arange(h), torch.arange(w), indexing="ij")
-        position = torch.stack([axis.flatten() for axis in axes], -1).float()
+        position = torch.stack([axis.flatten() for axis in axes], -1).float() + self.origin
         return self.vocabulary.from_visual(codes.flatten()), Modality.VISUAL, position
+
+    def beside(self, codes: Tensor, start: int = 0) -> tuple[Tensor, Modality, Tensor]:
+        """As `visual`, of another clip than the one that is made: each token one clip's span before the same place in it.
+
+        A clip of 5 latent frames with stride 4: its latent 2 stands at 8 - 20 from the origin.
+        """
+        ids, modality, position = self.visual(codes, start)
+        return ids, modality, position - position.new_tensor([self.lattice[0] * self.frame_stride, 0, 0])
 
     def audio(self, codes: Tensor) -> tuple[Tensor, Modality, Tensor]:
         """Codes (t, k) -> ids (t*k,) in the order of writing, modality, positions (time, level, 0) of each.
 
-        Time is in video frames, as of visual tokens: with 0.16 of them per audio frame, audio frame 25 stands at 4.
+        Time is in video frames, as of visual tokens: with 0.16 of them per audio frame, audio frame 25 stands at 4 from the
+        origin, beside what is seen while it sounds.
         """
         t, k = codes.shape
         frame, level = torch.meshgrid(torch.arange(t), torch.arange(k), indexing="ij")
         time = frame * self.frames_per_audio_frame
-        position = self.audio_order.write(torch.stack([time, level, torch.zeros_like(time)])).T
+        position = self.audio_order.write(torch.stack([time, level, torch.zeros_like(time)])).T + self.origin
         return self.audio_order.write(self.vocabulary.from_audio(codes)), Modality.AUDIO, position
 
     def frames_of(self, latent_frames: int) -> int:
@@ -102,10 +117,21 @@ class Layout:
 
 
 def read_layout(facts: dict) -> Layout:
-    """The layout from the facts that travel with a model, `layout.facts()`. Without an order of sound it is level-major."""
+    """The layout from the facts that travel with a model, `layout.facts()`. Without an order of sound it is level-major.
+
+    Raises ValueError for a model whose clips begin elsewhere.
+    """
+    facts, origin = dict(facts), facts.get("origin")
+    facts.pop("origin", None)
     vocabulary, lattice = Vocabulary(**facts["vocabulary"]), tuple(facts["lattice"])
     order = instantiate(facts["audio_order"]) if "audio_order" in facts else LevelMajor()
-    return Layout(**{**facts, "vocabulary": vocabulary, "lattice": lattice, "audio_order": order})
+    layout = Layout(**{**facts, "vocabulary": vocabulary, "lattice": lattice, "audio_order": order})
+    if origin != layout.origin:
+        raise ValueError(
+            f"this model was trained on clips whose tokens stand {'elsewhere' if origin is None else f'from {origin}'}, here "
+            f"they stand from {layout.origin}: make a start of it by tools/convert_queries.py and train it on"
+        )
+    return layout
 
 
 @dataclass(frozen=True, kw_only=True)

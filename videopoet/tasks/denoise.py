@@ -50,8 +50,8 @@ class Denoise(Task):
         tokens, shape = self._tokens(example, layout)
         segments = []
         for number, span in enumerate(self._spans(example, shape)):
-            segments.append(self._sentinel(number, span, tokens, generated=True, joined=number > 0))
-            segments.append(replace(Segment.generated(*_at(tokens, span)), joined=True))
+            segments.append(self._sentinel(number, span, tokens, generated=True))
+            segments.append(Segment.generated(*_at(tokens, span)))
         _, _, _, end = VISUAL if self.stream == "video" else AUDIO
         return [*segments, Segment.marker(end, Control.EOS, generated=True)]
 
@@ -84,17 +84,13 @@ class Denoise(Task):
             kept = torch.arange(start, stop)
             kept = kept[number[kept] < 0]
             if start in firsts:
-                segment = self._sentinel(firsts[start], spans[firsts[start]], tokens)
+                segments.append(self._sentinel(firsts[start], spans[firsts[start]], tokens))
             elif len(kept):
-                segment = Segment.given(*_at(tokens, kept))
-            else:
-                continue
-            segments.append(replace(segment, joined=bool(segments)))
+                segments.append(Segment.given(*_at(tokens, kept)))
         return segments
 
-    def _sentinel(self, number: int, span: Tensor, tokens, *, generated: bool = False, joined: bool = False) -> Segment:
-        marker = Segment.marker(sentinel(number), generated=generated)
-        return replace(marker, position=tokens[2][span[:1]], joined=joined)
+    def _sentinel(self, number: int, span: Tensor, tokens, *, generated: bool = False) -> Segment:
+        return replace(Segment.marker(sentinel(number), generated=generated), position=tokens[2][span[:1]])
 
 
 def _at(tokens: tuple[Tensor, Modality, Tensor], index: Tensor) -> tuple[Tensor, Modality, Tensor]:

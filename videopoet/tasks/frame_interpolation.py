@@ -6,7 +6,7 @@ The last latent frame of the true clip would tell of the frames before it. So bo
 clip that is blended linearly from the first frame to the last (MAGVIT, App. B.1), and the whole clip is made anew.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from videopoet.sequence import Segment
 from videopoet.tasks.base import Example, Layout, Task
@@ -31,8 +31,8 @@ class FrameInterpolation(Task):
         last = len(blended) - 1
         return [
             Segment.marker(Control.BOS, Control.TASK_PICTURES, Control.BOV_I),
-            Segment.given(*layout.visual(blended[:1])),
-            replace(Segment.given(*layout.visual(blended[last:], start=last)), joined=True),
+            Segment.given(*layout.beside(blended[:1])),
+            Segment.given(*layout.beside(blended[last:], start=last)),
             Segment.marker(Control.EOV_I, Control.BOV_O),
         ]
 

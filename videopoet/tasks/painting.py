@@ -30,7 +30,7 @@ class Painting(Task):
     def condition(self, example: Example, layout: Layout) -> list[Segment]:
         return [
             Segment.marker(Control.BOS, Control.TASK_PICTURES, Control.BOV_I),
-            Segment.given(*layout.visual(example.streams[self.stream])),
+            Segment.given(*layout.beside(example.streams[self.stream])),
             Segment.marker(Control.EOV_I, Control.BOV_O),
         ]
 

@@ -26,11 +26,12 @@ class Stylization(Task):
         return ("video",)
 
     def condition(self, example: Example, layout: Layout) -> list[Segment]:
-        inputs = [example.streams[self.stream], example.video[:1]] if self.image else [example.streams[self.stream]]
+        inputs = [layout.beside(example.streams[self.stream])]
+        if self.image:
+            inputs.append(layout.visual(example.video[:1]))
         segments = [Segment.marker(Control.BOS, Control.TASK_PICTURES), *layout.text(example.text)]
-        for codes in inputs:
-            given = Segment.given(*layout.visual(codes))
-            segments += [Segment.marker(Control.BOV_I), given, Segment.marker(Control.EOV_I)]
+        for tokens in inputs:
+            segments += [Segment.marker(Control.BOV_I), Segment.given(*tokens), Segment.marker(Control.EOV_I)]
         return [*segments, Segment.marker(Control.BOV_O)]
 
     def target(self, example: Example, layout: Layout) -> list[Segment]:

@@ -50,6 +50,8 @@ class TokenLMTraining(lightning.LightningModule):
         self.metadata = self.trainer.datamodule.metadata()
         self.model.io.check(read_layout(self.metadata["layout"]).vocabulary)
         self._check_fingerprints("model started from", self.started_from)
+        if "layout" in self.started_from:
+            read_layout(self.started_from["layout"])  # raises where its tokens stood elsewhere
         if self.compiled:
             torch._dynamo.config.recompile_limit = 64  # tasks differ in who sees whom, and each way is a program
             for block in self.model.transformer.blocks:
