@@ -230,11 +230,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--validation", type=Path, default=world / "tokens/validation", metavar="DIR", help="others")
     parser.add_argument("--text-model", type=Path, default=world / "text.model", metavar="FILE", help="SentencePiece")
     parser.add_argument(
-        "--tokens-per-parameter", type=float, default=6, metavar="R", help="of the trunk (default 6)"
+        "--tokens-per-parameter", type=float, default=5, metavar="R", help="of the trunk (default 5)"
     )
-    parser.add_argument("--tokens-per-batch", type=positive, default=2000, help="(default 2000)")
+    parser.add_argument("--tokens-per-batch", type=positive, default=1500, help="(default 1500)")
     parser.add_argument("--validation-batches", type=positive, default=4, help="of every task (default 4)")
-    parser.add_argument("--n", type=positive, default=32, help="held-out scenes (default 32)")
+    parser.add_argument("--n", type=positive, default=64, help="held-out scenes (default 64)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="tiny networks, 3 steps, 1 scene")
     a = parser.parse_args(arguments)
