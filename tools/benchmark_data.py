@@ -2,12 +2,13 @@
 
     python tools/benchmark_data.py out/world/tokens/train --shard-samples 500 --out out/benchmark_data.json
 
-Every contestant reads whole samples, in the same `DataLoader` with the same number of workers, and hands over lists of 32;
-all but `tarfile` decode them to arrays. A pass begins before workers are started, so that all pay for that alike. Cold: the
-tars are dropped from the page cache before (posix_fadvise). The contestants take turns within a round, and the ratio to
-`tarfile` is that of one round; the table shows the median round. First, the process's memory at the start and at the end of
-many shuffled passes. `tarfile` and `webdataset` deal out shards to workers: --shard-samples copies the samples into shards of
-one size first, so that none is idle. On a machine that others use, too, CPU seconds (workers included) say more than seconds.
+Every contestant reads whole samples, in the same `DataLoader` with the same number of workers, and hands over 32 at a time;
+all but `tarfile` decode them, and stack arrays of one kind as training does. A pass begins before workers are started, so
+that all pay for that alike. Cold: the tars are dropped from the page cache before (posix_fadvise). The contestants take turns
+within a round, and the ratio to `tarfile` is that of one round; the table shows the median round. First, the process's memory
+at the start and at the end of many shuffled passes. `tarfile` and `webdataset` deal out shards to workers: --shard-samples
+copies the samples into shards of one size first, so that none is idle. On a machine that others use, too, CPU seconds
+(workers included) say more than seconds.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import webdataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
@@ -40,14 +42,24 @@ class Batches(Dataset):
     def __len__(self) -> int:
         return -(-len(self.reader) // BATCH)
 
-    def __getitem__(self, item: int) -> list[dict]:
+    def __getitem__(self, item: int) -> dict[str, list | np.ndarray]:
         start = item * BATCH
         count = min(BATCH, len(self.reader) - start)
         if self.seed is None:
-            return [self.reader[index] for index in range(start, start + count)]
+            return stack([self.reader[index] for index in range(start, start + count)])
         indices = sample_indices(len(self.reader), self.seed, start, count)
         self.reader.expect(indices)  # as the schedules of training do
-        return [self.reader[index] for index in indices]
+        return stack([self.reader[index] for index in indices])
+
+
+def stack(samples: list[dict]) -> dict[str, list | np.ndarray]:
+    """Samples by field, arrays of one shape as one array: a worker hands over few things instead of many."""
+    columns = {name: [sample.get(name) for sample in samples] for name in samples[0]}
+    return {name: np.stack(values) if all_alike(values) else values for name, values in columns.items()}
+
+
+def all_alike(values: list) -> bool:
+    return all(isinstance(value, np.ndarray) and value.shape == values[0].shape for value in values)
 
 
 def paths(reader: ShardReader) -> list[Path]:
@@ -82,7 +94,8 @@ def read_tars(reader: ShardReader, workers: int, seed: int) -> Iterator[int]:
 
 def batches_of(data: Dataset, workers: int) -> Iterator[int]:
     """Sizes of the batches that come out of the loader which all contestants have."""
-    yield from (len(batch) for batch in DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_same))
+    for batch in DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_same):
+        yield len(batch["__key__"] if isinstance(batch, dict) else batch)
 
 
 def ours(seeded: bool) -> Callable[[ShardReader, int, int], Iterator[int]]:
@@ -102,7 +115,7 @@ def theirs(shuffled: bool) -> Callable[[ShardReader, int, int], Iterator[int]]:
         urls = [str(path) for path in paths(reader)]
         data = webdataset.WebDataset(urls, shardshuffle=len(urls) if shuffled else False, seed=seed, empty_check=False)
         data = data.shuffle(1000, initial=1000) if shuffled else data
-        yield from batches_of(data.decode().batched(BATCH, collation_fn=list, partial=True), workers)
+        yield from batches_of(data.decode().batched(BATCH, collation_fn=stack, partial=True), workers)
 
     return run
 
