@@ -58,7 +58,13 @@ class Size:
         return 1.0e-3 * 256 / self.width
 
 
-SIZES = (Size(width=64, layers=3), Size(width=96, layers=4), Size(width=128, layers=5))
+def size_of(said: str) -> Size:
+    """`96x4`: width and layers."""
+    width, _, layers = said.partition("x")
+    return Size(width=int(width), layers=int(layers))
+
+
+SIZES = (Size(width=48, layers=2), Size(width=64, layers=3), Size(width=96, layers=4))
 QUICK = (Size(width=16, layers=1), Size(width=32, layers=1), Size(width=48, layers=1))
 
 
@@ -232,13 +238,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--tokens-per-parameter", type=float, default=5, metavar="R", help="of the trunk (default 5)"
     )
-    parser.add_argument("--tokens-per-batch", type=positive, default=1500, help="(default 1500)")
+    parser.add_argument("--tokens-per-batch", type=positive, default=1000, help="(default 1000)")
     parser.add_argument("--validation-batches", type=positive, default=4, help="of every task (default 4)")
-    parser.add_argument("--n", type=positive, default=64, help="held-out scenes (default 64)")
+    parser.add_argument("--n", type=positive, default=32, help="held-out scenes (default 32)")
     parser.add_argument("--seed", type=int, default=0)
+    said = " ".join(f"{size.width}x{size.layers}" for size in SIZES)
+    parser.add_argument("--sizes", type=size_of, nargs="+", default=SIZES, metavar="WxL", help=f"(default {said})")
     parser.add_argument("--quick", action="store_true", help="tiny networks, 3 steps, 1 scene")
     a = parser.parse_args(arguments)
-    a.sizes, a.least_steps = (QUICK, 3) if a.quick else (SIZES, 1)
+    a.sizes, a.least_steps = (QUICK, 3) if a.quick else (a.sizes, 1)
     if a.quick:
         a.tokens_per_parameter, a.tokens_per_batch, a.n, a.validation_batches = 0.001, 1200, 1, 1
     for path in (a.tokens, a.validation, a.text_model):
