@@ -12,6 +12,7 @@ from gpu_kernels import gpu_kernels
 
 from videopoet import component
 from videopoet.cli import main
+from videopoet.commands.plan import strategies_of
 from videopoet.planning.config import build_mixture, build_model, merge, mixture_settings, places, read_config
 from videopoet.planning.memory import STRATEGIES, dtypes, first_rows, measure_activations, states
 from videopoet.planning.shadow import measure_step
@@ -174,3 +175,29 @@ def test_what_is_no_language_model_is_refused():
     config["model"]["init_args"]["model"]["init_args"]["text_encoder"]["init_args"]["name_or_path"] = "some/model"
     with pytest.raises(ValueError, match="sizes of 'some/model' are not known"):
         build_model(config)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/strategy").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_overlay_of_a_strategy_is_planned_or_refused(path):
+    trainer = read_config([path])["trainer"]
+    if path.stem == "fsdp2":
+        with pytest.raises(ValueError, match=r"no plan for .*FSDP2: plans are of DDP and DeepSpeed"):
+            strategies_of(trainer)
+        return
+    number, known = strategies_of(trainer)
+    assert known[number].arguments == f"-c configs/strategy/{path.name}", "what is advised is what is meant"
+    assert known[number].views
+
+
+def test_strategies_by_lightnings_names():
+    for said, name in (
+        ("auto", "ZeRO-0 (DDP)"),
+        ("ddp_find_unused_parameters_true", "ZeRO-0 (DDP)"),
+        ("deepspeed", "ZeRO-2"),
+        ("deepspeed_stage_3_offload", "ZeRO-3, offload"),
+    ):
+        number, known = strategies_of({"strategy": said})
+        assert known[number].name == name and known[number].views == (number > 0), "it copies gradients into buckets"
+    small = {"class_path": "videopoet.training.zero.DeepSpeed", "init_args": {"stage": 1, "bucket_size": 7}}
+    number, known = strategies_of({"strategy": small})
+    assert known[number].name == "ZeRO-1" and {s.bucket for s in known} == {7}
