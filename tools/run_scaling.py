@@ -64,7 +64,7 @@ def size_of(said: str) -> Size:
     return Size(width=int(width), layers=int(layers))
 
 
-SIZES = (Size(width=48, layers=2), Size(width=64, layers=3), Size(width=96, layers=4))
+SIZES = (Size(width=48, layers=2), Size(width=64, layers=3), Size(width=96, layers=3))
 QUICK = (Size(width=16, layers=1), Size(width=32, layers=1), Size(width=48, layers=1))
 
 
