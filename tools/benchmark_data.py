@@ -168,13 +168,13 @@ def measure(contestant, reader: ShardReader, workers: int, seed: int, most: int)
     return samples / seconds, samples / (cpu_seconds() - begun_cpu)
 
 
-def rounds(reader: ShardReader, cold: bool, workers: int, number: int, most: int) -> dict[str, dict[str, float]]:
+def rounds(reader: ShardReader, cold: bool, workers: int, a: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Median speeds of every contestant, and median ratios to `tarfile` within a round."""
-    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTESTANTS}
-    for seed in range(number):
-        for name, contestant in CONTESTANTS.items():
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTESTANTS if name in ("tarfile", *a.only)}
+    for seed in range(a.rounds):
+        for name in speeds:
             make_cold(reader) if cold else make_warm(reader)
-            speeds[name].append(measure(contestant, reader, workers, seed, most))
+            speeds[name].append(measure(CONTESTANTS[name], reader, workers, seed, a.samples))
     floor, results = speeds["tarfile"], {}
     for name, found in speeds.items():
         ratios = [(speed / base, each / least) for (speed, each), (base, least) in zip(found, floor)]
@@ -231,6 +231,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path, help="local folder of shards, of either kind")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
+    parser.add_argument("--caches", nargs="+", choices=("warm", "cold"), default=["warm", "cold"])
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), help="beside tarfile")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=10**9, help="at most so many of a pass")
     parser.add_argument("--shard-samples", type=int, metavar="N", help="copy into shards of N samples first")
@@ -250,8 +252,8 @@ def compete(reader: ShardReader, a: argparse.Namespace) -> None:
     print(f"memory over {memory['samples']} samples: {memory['start_mib']:.1f} MiB at the start, {memory['end_mib']:.1f} "
           f"at the end, {memory['most_mib']:.1f} at most")  # fmt: skip
     results = []
-    for cache, workers in itertools.product(("warm", "cold"), a.workers):
-        found = rounds(reader, cache == "cold", workers, a.rounds, a.samples)
+    for cache, workers in itertools.product(a.caches, a.workers):
+        found = rounds(reader, cache == "cold", workers, a)
         results.append({"cache": cache, "workers": workers, "contestants": found})
         print(table(results[-1:], megabytes), flush=True)
     if a.out:
