@@ -1,5 +1,6 @@
 """Every YAML under configs/ is built by the Lightning CLI and takes a step, shrunk by one overlay."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from videopoet.pipeline import SHIPPED
 from videopoet.tasks.audio_order import Delayed
 from videopoet.tasks.base import read_layout
 from videopoet.training.cli import fit
+from videopoet.training.guard import LossGuard
 
 ROOT = Path(__file__).parents[1]
 # configs/evaluation has protocols, not trainings: tests/evaluation/test_protocols.py runs them.
@@ -28,6 +30,13 @@ def stack(path: Path) -> list[Path]:
         return [ROOT / "configs/demo/lm.yaml", path]
     whole = "class_path" in yaml.safe_load(path.read_text()).get("data", {})
     return [path] if whole else [path.with_name("base.yaml"), path]
+
+
+def guards(configs: list[Path]) -> list[dict]:
+    """The guards of the callbacks in effect: a list is replaced whole by the file above it."""
+    said = [yaml.safe_load(path.read_text()).get("trainer", {}).get("callbacks") for path in configs]
+    in_effect = next((callbacks for callbacks in reversed(said) if callbacks), [])
+    return [each for each in in_effect if each["class_path"].endswith(".LossGuard")]
 
 
 def shrink(config: dict) -> list[str]:
@@ -116,9 +125,13 @@ def test_config_takes_a_step(path, world, world_tokens, tokens, shipped, text_mo
         spec = before.config.fit.model.as_dict()["init_args"]["model"]
         component.save(tmp_path / "before.safetensors", spec, before.model.model.state_dict(), half=False)
         overlay.append(f"--start_from={tmp_path / 'before.safetensors'}")
+    if guards(configs):  # which the tiny overlay takes away with the other callbacks
+        overlay.append(f"--trainer.callbacks={json.dumps(guards(configs))}")
     files = [argument for config in [*configs, TINY] for argument in ("-c", str(config))]
     run = fit([*files, *overlay])
     assert run.trainer.global_step == 1
+    watched = [callback.losses for callback in run.trainer.callbacks if isinstance(callback, LossGuard)]
+    assert len(watched) == (path.parent.name == "lm") and all(watched), "the presets of published size are guarded"
     assert np.isfinite(float(run.trainer.callback_metrics["train/loss"]))
     alone = not getattr(run.trainer.strategy, "partitions_weights", False)  # else the weights are in no one place
     if run.model.component != "probe" and alone:  # a probe is measured, not shipped

@@ -1,12 +1,14 @@
 """How fast shards are read: samples/s and MB/s beside `tarfile`, which only reads, and beside `webdataset`.
 
-    python tools/benchmark_data.py out/world/tokens/train --out out/benchmark_data.json
+    python tools/benchmark_data.py out/world/tokens/train --shard-samples 500 --out out/benchmark_data.json
 
-Every contestant reads whole samples; all but `tarfile` decode them to arrays. Cold: the tars are dropped from the page
-cache before (posix_fadvise). Workers hand over batches of 32. The contestants take turns within a round, and the ratio to
-`tarfile` is that of one round; the table shows the median round. First, the process's memory at the start and at the end of
-many shuffled passes. `tarfile` reads in one process whatever the workers of the others. On a machine that others use, too,
-CPU seconds (workers included) say more than seconds.
+Every contestant reads whole samples, in the same `DataLoader` with the same number of workers, and hands over 32 at a time;
+all but `tarfile` decode them, and stack arrays of one kind as training does. A pass begins before workers are started, so
+that all pay for that alike. Cold: the tars are dropped from the page cache before (posix_fadvise). The contestants take turns
+within a round, and the ratio to `tarfile` is that of one round; the table shows the median round. First, the process's memory
+at the start and at the end of many shuffled passes. `tarfile` and `webdataset` deal out shards to workers: --shard-samples
+copies the samples into shards of one size first, so that none is idle. On a machine that others use, too, CPU seconds
+(workers included) say more than seconds.
 """
 
 import argparse
@@ -16,15 +18,17 @@ import os
 import resource
 import statistics
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import webdataset
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from videopoet.data.order import sample_indices
-from videopoet.data.shards import ShardReader
+from videopoet.data.shards import ShardReader, ShardWriter
 
 BATCH = 32
 
@@ -38,14 +42,24 @@ class Batches(Dataset):
     def __len__(self) -> int:
         return -(-len(self.reader) // BATCH)
 
-    def __getitem__(self, item: int) -> list[dict]:
+    def __getitem__(self, item: int) -> dict[str, list | np.ndarray]:
         start = item * BATCH
         count = min(BATCH, len(self.reader) - start)
         if self.seed is None:
-            return [self.reader[index] for index in range(start, start + count)]
+            return stack([self.reader[index] for index in range(start, start + count)])
         indices = sample_indices(len(self.reader), self.seed, start, count)
         self.reader.expect(indices)  # as the schedules of training do
-        return [self.reader[index] for index in indices]
+        return stack([self.reader[index] for index in indices])
+
+
+def stack(samples: list[dict]) -> dict[str, list | np.ndarray]:
+    """Samples by field, arrays of one shape as one array: a worker hands over few things instead of many."""
+    columns = {name: [sample.get(name) for sample in samples] for name in samples[0]}
+    return {name: np.stack(values) if all_alike(values) else values for name, values in columns.items()}
+
+
+def all_alike(values: list) -> bool:
+    return all(isinstance(value, np.ndarray) and value.shape == values[0].shape for value in values)
 
 
 def paths(reader: ShardReader) -> list[Path]:
@@ -53,18 +67,35 @@ def paths(reader: ShardReader) -> list[Path]:
     return [Path(reader.folder) / shard.name for shard in reader.manifest.shards]
 
 
+class RawTars(IterableDataset):
+    """The floor: every member read from start to end, nothing decoded; a sample is the list of its members' bytes."""
+
+    def __init__(self, tars: list[Path]):
+        self.tars = tars
+
+    def __iter__(self) -> Iterator[list[list[bytes]]]:
+        worker = get_worker_info()
+        mine = self.tars if worker is None else self.tars[worker.id :: worker.num_workers]
+        samples = itertools.chain.from_iterable(map(raw_samples, mine))
+        while batch := list(itertools.islice(samples, BATCH)):
+            yield batch
+
+
+def raw_samples(path: Path) -> Iterator[list[bytes]]:
+    with tarfile.open(path, "r:") as tar:
+        for _, members in itertools.groupby(tar, lambda info: info.name.partition(".")[0]):
+            yield [tar.extractfile(info).read() for info in members]
+
+
 def read_tars(reader: ShardReader, workers: int, seed: int) -> Iterator[int]:
-    """The floor: every member read from start to end, nothing decoded. Yields samples read, one after the other."""
-    for path in paths(reader):
-        last = None
-        with tarfile.open(path, "r:") as tar:
-            for info in tar:
-                tar.extractfile(info).read()
-                key = info.name.partition(".")[0]
-                if last is not None and key != last:
-                    yield 1
-                last = key
-        yield 1
+    """`tarfile` alone. Yields samples read, a batch after the other."""
+    yield from batches_of(RawTars(paths(reader)), workers)
+
+
+def batches_of(data: Dataset, workers: int) -> Iterator[int]:
+    """Sizes of the batches that come out of the loader which all contestants have."""
+    for batch in DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_same):
+        yield len(batch["__key__"] if isinstance(batch, dict) else batch)
 
 
 def ours(seeded: bool) -> Callable[[ShardReader, int, int], Iterator[int]]:
@@ -72,9 +103,7 @@ def ours(seeded: bool) -> Callable[[ShardReader, int, int], Iterator[int]]:
 
     def run(reader: ShardReader, workers: int, seed: int) -> Iterator[int]:
         fresh = ShardReader(reader.folder)
-        batches = Batches(fresh, seed if seeded else None)
-        loader = DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=_same)
-        yield from (len(batch) for batch in loader)
+        yield from batches_of(Batches(fresh, seed if seeded else None), workers)
 
     return run
 
@@ -86,8 +115,7 @@ def theirs(shuffled: bool) -> Callable[[ShardReader, int, int], Iterator[int]]:
         urls = [str(path) for path in paths(reader)]
         data = webdataset.WebDataset(urls, shardshuffle=len(urls) if shuffled else False, seed=seed, empty_check=False)
         data = data.shuffle(1000, initial=1000) if shuffled else data
-        data = data.decode().batched(BATCH, collation_fn=list, partial=True)
-        yield from (len(batch) for batch in DataLoader(data, batch_size=None, num_workers=workers, collate_fn=_same))
+        yield from batches_of(data.decode().batched(BATCH, collation_fn=stack, partial=True), workers)
 
     return run
 
@@ -128,25 +156,25 @@ def cpu_seconds() -> float:
 
 
 def measure(contestant, reader: ShardReader, workers: int, seed: int, most: int) -> tuple[float, float]:
-    """Samples per second and per CPU second of one pass, of at most so many; what it takes to begin is part of it."""
+    """Samples per second and per CPU second of one pass, of at most so many; starting and ending is part of it."""
     begun, begun_cpu, samples = time.perf_counter(), cpu_seconds(), 0
     run = contestant(reader, workers, seed)
     for count in run:
         samples += count
         if samples >= most:
             break
+    run.close()  # ends the workers, whose CPU time counts then
     seconds = time.perf_counter() - begun
-    run.close()  # ends the workers, whose time counts then
     return samples / seconds, samples / (cpu_seconds() - begun_cpu)
 
 
-def rounds(reader: ShardReader, cold: bool, workers: int, number: int, most: int) -> dict[str, dict[str, float]]:
+def rounds(reader: ShardReader, cold: bool, workers: int, a: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Median speeds of every contestant, and median ratios to `tarfile` within a round."""
-    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTESTANTS}
-    for seed in range(number):
-        for name, contestant in CONTESTANTS.items():
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTESTANTS if name in ("tarfile", *a.only)}
+    for seed in range(a.rounds):
+        for name in speeds:
             make_cold(reader) if cold else make_warm(reader)
-            speeds[name].append(measure(contestant, reader, workers, seed, most))
+            speeds[name].append(measure(CONTESTANTS[name], reader, workers, seed, a.samples))
     floor, results = speeds["tarfile"], {}
     for name, found in speeds.items():
         ratios = [(speed / base, each / least) for (speed, each), (base, least) in zip(found, floor)]
@@ -184,22 +212,39 @@ def table(results: list[dict], megabytes: float) -> str:
     for row in results:
         for name, found in row["contestants"].items():
             speed, ratio = found["samples_per_second"], found["to_tarfile"]
-            where = f"{row['cache']} | {row['workers'] if name != 'tarfile' else 0}"
+            where = f"{row['cache']} | {row['workers']}"
             cpu = f"{found['samples_per_cpu_second']:,.0f} | {found['to_tarfile_cpu']:.2f}"
             lines.append(f"| {name} | {where} | {speed:,.0f} | {speed * megabytes:,.1f} | {ratio:.2f} | {cpu} |")
     return "\n".join(lines)
+
+
+def copy_of(reader: ShardReader, folder: Path, samples: int) -> ShardReader:
+    """The same samples in shards of so many."""
+    with ShardWriter(folder, prefix="part", max_samples=samples, max_bytes=1 << 40) as writer:
+        for record in reader:
+            writer.write(record.pop("__key__"), record)
+        writer.finish(reader.manifest)
+    return ShardReader(folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path, help="local folder of shards, of either kind")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
+    parser.add_argument("--caches", nargs="+", choices=("warm", "cold"), default=["warm", "cold"])
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), help="beside tarfile")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=10**9, help="at most so many of a pass")
+    parser.add_argument("--shard-samples", type=int, metavar="N", help="copy into shards of N samples first")
     parser.add_argument("--long", type=int, default=200_000, help="samples of the run whose memory is watched")
     parser.add_argument("--out", type=Path, help="JSON to write")
     a = parser.parse_args()
     reader = ShardReader(a.shards)
+    with tempfile.TemporaryDirectory(dir=a.shards.parent, prefix=".benchmark") as folder:
+        compete(reader if a.shard_samples is None else copy_of(reader, Path(folder) / "shards", a.shard_samples), a)
+
+
+def compete(reader: ShardReader, a: argparse.Namespace) -> None:
     megabytes = sum(shard.bytes for shard in reader.manifest.shards) / 1e6 / len(reader)
     next(iter(reader))  # indexes are made once, not by each contestant
     list(reader.having("json"))
@@ -207,13 +252,13 @@ def main() -> None:
     print(f"memory over {memory['samples']} samples: {memory['start_mib']:.1f} MiB at the start, {memory['end_mib']:.1f} "
           f"at the end, {memory['most_mib']:.1f} at most")  # fmt: skip
     results = []
-    for cache, workers in itertools.product(("warm", "cold"), a.workers):
-        found = rounds(reader, cache == "cold", workers, a.rounds, a.samples)
+    for cache, workers in itertools.product(a.caches, a.workers):
+        found = rounds(reader, cache == "cold", workers, a)
         results.append({"cache": cache, "workers": workers, "contestants": found})
         print(table(results[-1:], megabytes), flush=True)
     if a.out:
         a.out.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"shards": str(a.shards), "samples": len(reader), "megabytes_per_sample": megabytes}
+        facts = {"shards": len(reader.manifest.shards), "samples": len(reader), "megabytes_per_sample": megabytes}
         a.out.write_text(json.dumps({"facts": facts, "results": results, "memory": memory}, indent=2) + "\n")
 
 

@@ -3,11 +3,11 @@
     python tools/run_scaling.py --out out/scaling
     python tools/run_scaling.py --quick --out out/scaling_quick         # a few steps: does it run?
 
-Every size is trained from scratch on the mixture of configs/demo/lm.yaml, in one stage, on `--tokens-per-parameter`
-tokens for every weight of its trunk. Measured are nats per predicted token on validation clips and, by `videopoet evaluate
-bounce`, the attributes of text-to-video that the oracle reads right on held-out scenes, both against the operations that
-training took (videopoet/training/flops.py). A size that is done stands in --out/sizes.jsonl and is not trained again; one
-that was cut off goes on from its checkpoint. Beside it: scaling.json, scaling.md, scaling.svg.
+Every size is trained from scratch on the mixture of configs/demo/lm.yaml, about a quarter of the steps on its first stage,
+on `--tokens-per-parameter` tokens for every weight of its trunk. Measured are nats per predicted token on validation clips
+and, by `videopoet evaluate bounce`, the attributes of text-to-video that the oracle reads right on held-out scenes, both
+against the operations that training took (videopoet/training/flops.py). A size that is done stands in --out/sizes.jsonl and
+is not trained again; one that was cut off goes on from its checkpoint. Beside it: scaling.json, scaling.md, scaling.svg.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 from videopoet import component
 from videopoet.commands.corpus import positive
 from videopoet.commands.safely import run_safely
+from videopoet.data.schedule import CYCLE
 from videopoet.evaluation.bounce import evaluate
 from videopoet.evaluation.report import command, machine, markdown
 from videopoet.evaluation.svg_plot import Panel, draw
@@ -37,7 +38,7 @@ TASK = "text-to-video"
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """A trunk. The learning rate falls as the width grows, from the demo's 1.5e-3 at 256."""
+    """A trunk. The learning rate falls as the width grows; batches are smaller than the demo's, and so is the rate at 256."""
 
     width: int
     layers: int
@@ -54,11 +55,17 @@ class Size:
 
     @property
     def learning_rate(self) -> float:
-        return 1.5e-3 * 256 / self.width
+        return 1.0e-3 * 256 / self.width
 
 
-SIZES = (Size(width=96, layers=4), Size(width=160, layers=5), Size(width=256, layers=6))
-QUICK = (Size(width=16, layers=1), Size(width=24, layers=1), Size(width=32, layers=1))
+def size_of(said: str) -> Size:
+    """`96x4`: width and layers."""
+    width, _, layers = said.partition("x")
+    return Size(width=int(width), layers=int(layers))
+
+
+SIZES = (Size(width=48, layers=2), Size(width=64, layers=3), Size(width=96, layers=3))
+QUICK = (Size(width=16, layers=1), Size(width=32, layers=1), Size(width=48, layers=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +110,11 @@ def steps_of(size: Size, a: argparse.Namespace) -> int:
     return max(a.least_steps, round(a.tokens_per_parameter * size.weights / a.tokens_per_batch))
 
 
+def first_steps(steps: int) -> int:
+    """Of the first stage, mostly images: about a quarter, in whole cycles of the schedule."""
+    return round(steps / 4 / CYCLE) * CYCLE
+
+
 def train(size: Size, a: argparse.Namespace) -> FitCLI:
     """By `videopoet fit`, from the checkpoint of a run that was cut off, if there is one."""
     model, data, steps = "--model.init_args.model.init_args", "--data.init_args", steps_of(size, a)
@@ -127,7 +139,7 @@ def train(size: Size, a: argparse.Namespace) -> FitCLI:
         *(f"{data}.tokenizers.{name}={SHIPPED / name}.safetensors" for name in ("visual", "audio")),
         f"{data}.tokens_per_batch={a.tokens_per_batch}",
         f"{data}.num_validation_batches={a.validation_batches}",
-        f"{data}.first_steps=0",
+        f"{data}.first_steps={first_steps(steps)}",
         f"{data}.num_workers=0",
         f"{data}.seed={a.seed}",
         f"--trainer.default_root_dir={folder}",
@@ -204,11 +216,11 @@ def report(points: list[Point], a: argparse.Namespace) -> str:
               f"{p.loss:.3f}", f"{100 * p.accuracy:.1f}", f"{p.seconds:.0f}"] for p in points]  # fmt: skip
     return "\n\n".join([
         "# Loss and accuracy against compute",
-        f"{a.tokens_per_parameter} tokens for every weight of the trunk, batches of {a.tokens_per_batch} tokens, one mixture "
-        f"(configs/demo/lm.yaml without its first stage), seed {a.seed}. Loss: mean over all predicted tokens of validation "
-        f"clips. Attributes: {TASK}, {a.n} held-out scenes of the built-in world (the true clips after a round trip through "
-        f"the tokenizers: {100 * points[0].ceiling:.1f} %). A toy in the manner of VideoPoet's Fig. 8; nothing here is a "
-        "result of the paper.",
+        f"{a.tokens_per_parameter:g} tokens for every weight of the trunk, batches of {a.tokens_per_batch} tokens, one mixture "
+        f"(configs/demo/lm.yaml, about a quarter of the steps on its first stage), seed {a.seed}. Loss: mean over all "
+        f"predicted tokens of validation clips. Attributes: {TASK}, {a.n} held-out scenes of the built-in world (the true "
+        f"clips after a round trip through the tokenizers: {100 * points[0].ceiling:.1f} %). A toy in the manner of "
+        "VideoPoet's Fig. 8; nothing here is a result of the paper.",
         *(["--quick: to see that it runs; not to be quoted"] if a.quick else []),
         markdown(columns, cells),
         f"{machine()}; `{command()}`",
@@ -224,15 +236,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--validation", type=Path, default=world / "tokens/validation", metavar="DIR", help="others")
     parser.add_argument("--text-model", type=Path, default=world / "text.model", metavar="FILE", help="SentencePiece")
     parser.add_argument(
-        "--tokens-per-parameter", type=float, default=0.6, metavar="R", help="of the trunk (default 0.6)"
+        "--tokens-per-parameter", type=float, default=5, metavar="R", help="of the trunk (default 5)"
     )
-    parser.add_argument("--tokens-per-batch", type=positive, default=2000, help="(default 2000)")
+    parser.add_argument("--tokens-per-batch", type=positive, default=1000, help="(default 1000)")
     parser.add_argument("--validation-batches", type=positive, default=4, help="of every task (default 4)")
     parser.add_argument("--n", type=positive, default=32, help="held-out scenes (default 32)")
     parser.add_argument("--seed", type=int, default=0)
+    said = " ".join(f"{size.width}x{size.layers}" for size in SIZES)
+    parser.add_argument("--sizes", type=size_of, nargs="+", default=SIZES, metavar="WxL", help=f"(default {said})")
     parser.add_argument("--quick", action="store_true", help="tiny networks, 3 steps, 1 scene")
     a = parser.parse_args(arguments)
-    a.sizes, a.least_steps = (QUICK, 3) if a.quick else (SIZES, 1)
+    a.sizes, a.least_steps = (QUICK, 3) if a.quick else (a.sizes, 1)
     if a.quick:
         a.tokens_per_parameter, a.tokens_per_batch, a.n, a.validation_batches = 0.001, 1200, 1, 1
     for path in (a.tokens, a.validation, a.text_model):

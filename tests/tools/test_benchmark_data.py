@@ -34,7 +34,7 @@ def shards(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_every_contestant_reads_every_sample_once(tool, shards, workers):
     reader = ShardReader(shards)
     for name, contestant in tool.CONTESTANTS.items():
@@ -43,11 +43,12 @@ def test_every_contestant_reads_every_sample_once(tool, shards, workers):
 
 def test_the_report(tool, shards, tmp_path, monkeypatch, capsys):
     out = tmp_path / "deep" / "report.json"
-    arguments = [str(shards), "--workers", "0", "--rounds", "1", "--long", "200", "--out", str(out)]
+    arguments = [str(shards), "--workers", "0", "--rounds", "1", "--long", "200", "--shard-samples", "20", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["benchmark_data.py", *arguments])
     tool.main()
     report = json.loads(out.read_text())
     assert [row["cache"] for row in report["results"]] == ["warm", "cold"] and report["facts"]["samples"] == COUNT
+    assert report["facts"]["shards"] == 4 and [path.name for path in shards.parent.iterdir()] == [shards.name]
     for row in report["results"]:
         assert set(row["contestants"]) == set(tool.CONTESTANTS)
         assert row["contestants"]["tarfile"]["to_tarfile"] == 1

@@ -51,12 +51,15 @@ def test_sizes_that_are_done_are_not_trained_again(tool, arguments, tmp_path, mo
     assert sum(e.tag.endswith("circle") for e in picture.iter()) == 2 * len(trained)
     tool.main([*arguments, "--seed=1"])
     assert len(trained) == 2 * len(tool.SIZES), "other settings are other runs"
+    tool.main([*arguments, "--sizes", "32x1", "48x2"])
+    assert trained[6:] == ["32 x 1"], "the other is known"
 
 
 def test_tokens_follow_size(tool, arguments):
-    a = tool.argparse.Namespace(tokens_per_parameter=0.8, tokens_per_batch=2000, least_steps=1)
+    a = tool.argparse.Namespace(tokens_per_parameter=5, tokens_per_batch=1000, least_steps=1)
     for size in tool.SIZES:
-        assert tool.steps_of(size, a) * 2000 == pytest.approx(0.8 * size.weights, rel=0.01)
+        assert tool.steps_of(size, a) * 1000 == pytest.approx(5 * size.weights, rel=0.01)
+        assert 0.2 < tool.first_steps(tool.steps_of(size, a)) / tool.steps_of(size, a) < 0.4
     assert len({size.learning_rate for size in tool.SIZES}) == 3
 
 

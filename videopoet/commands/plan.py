@@ -72,10 +72,10 @@ def make(config: dict, a: argparse.Namespace):
     speed = a.gpus * peak * a.utilisation
     work = p.count_work(model, found, a.gpus * accumulate, trainer.get("max_steps"), a.tokens, speed)
     task = p.heaviest(found)
-    rows = p.tabulate(partial(build_model, config), found[task], machine, a.gpus, precision)
-    configured = next(
-        r for r in rows if r.strategy == strategy_of(trainer) and r.recompute == model.transformer.recompute
-    )
+    number, strategies = strategies_of(trainer)
+    rows = p.tabulate(partial(build_model, config), found[task], machine, a.gpus, precision, strategies, accumulate)
+    recompute = model.transformer.recompute
+    configured = next(r for r in rows if r.strategy == strategies[number] and r.recompute == recompute)
     plan = p.Plan(
         machine=machine, gpus=a.gpus, precision=precision, accumulate=accumulate, utilisation=a.utilisation,
         tokens_per_batch=mixture.tokens_per_step, parameters=p.count_parameters(model), lengths=mixture.lengths,
@@ -96,15 +96,24 @@ def machine_of(a: argparse.Namespace):
     return Machine(name=a.gpu, peak=known.peak if a.peak is None else a.peak * 1e12, memory=memory)
 
 
-def strategy_of(trainer: dict):
-    """The strategy that a trainer's settings name; DDP where they name none that is known here."""
-    from videopoet.planning.memory import STRATEGIES
+def strategies_of(trainer: dict):
+    """Number of the strategy that a trainer's settings name, and all of them, with buckets as it has them.
+
+    Raises ValueError for one whose memory is not known.
+    """
+    from dataclasses import replace
+
+    from videopoet.planning.memory import REDUCE_BUCKET, STRATEGIES
 
     said = trainer.get("strategy", "auto")
-    if isinstance(said, dict):
-        options = said.get("init_args") or {}
-        kind = "deepspeed" if "DeepSpeed" in said.get("class_path", "") else "ddp"
-        offload = "_offload" if options.get("offload_optimizer") else ""
-        said = f"deepspeed_stage_{options.get('stage', 2)}{offload}" if kind == "deepspeed" else "ddp"
-    said = "deepspeed_stage_2" if said == "deepspeed" else said
-    return next((s for s in STRATEGIES if s.strategy == said), STRATEGIES[0])
+    said, options = (said.get("class_path", ""), said.get("init_args") or {}) if isinstance(said, dict) else (said, {})
+    stage, offload = 0, False
+    if "deepspeed" in said.lower():
+        digits = [int(c) for c in said if c.isdigit()]  # Lightning's names: deepspeed_stage_3_offload
+        stage = digits[0] if digits else options.get("stage", 2)
+        offload = "offload" in said or bool(options.get("offload_optimizer"))
+    elif said != "auto" and "ddp" not in said.lower():
+        raise ValueError(f"no plan for trainer.strategy {said}: plans are of DDP and DeepSpeed")
+    bucket, views = options.get("bucket_size", REDUCE_BUCKET), stage > 0 or options.get("gradient_as_bucket_view", False)
+    number = next(i for i, s in enumerate(STRATEGIES) if (s.stage, s.offload) == (stage, offload and stage > 1))
+    return number, [replace(s, bucket=bucket, views=views) for s in STRATEGIES]

@@ -1,6 +1,6 @@
 """The plan of a training: what it holds, what a step takes, how long all steps take, and what fits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -108,7 +108,8 @@ def heaviest(places: dict[str, Place]) -> str:
     return max(places, key=lambda name: (places[name].batch.inputs.numel(), places[name].batch.inputs.shape[1]))
 
 
-def tabulate(build: Callable[[], TokenLM], place: Place, machine: Machine, gpus: int, precision: str) -> list[Row]:
+def tabulate(build: Callable[[], TokenLM], place: Place, machine: Machine, gpus: int, precision: str,
+             strategies: Sequence[Strategy] = STRATEGIES, accumulate: int = 1) -> list[Row]:  # fmt: skip
     """Every strategy without and with activation checkpointing."""
     model, (rows, n) = build(), place.batch.inputs.shape
 
@@ -117,12 +118,11 @@ def tabulate(build: Callable[[], TokenLM], place: Place, machine: Machine, gpus:
         return measure_activations(build, place.batch, precision, int(sharded), recompute)
 
     table, memory = [], machine.memory * (1 - RESERVE)
-    for strategy in STRATEGIES:
-        held = states(model, strategy, precision, gpus)
+    for strategy in strategies:
+        held = states(model, strategy, precision, gpus, accumulate)
         for recompute in (False, True):
             found = activations(strategy.stage > 0, recompute)
-            total = held.resident + max(found(rows), held.step)
-            most = found.most_rows(memory - held.resident) if held.resident + held.step <= memory else 0
+            total, most = held.total(found(rows)), found.most_rows(held.room(memory))
             table.append(Row(strategy=strategy, recompute=recompute, states=held, activations=found(rows), total=total,
                              fits=total <= memory, most_tokens=most * n))  # fmt: skip
     return table
@@ -141,7 +141,7 @@ def advise(rows: list[Row], configured: Row, tokens_per_batch: int, longest: int
         best = next((r for r in of_it if r.fits), max(of_it, key=lambda r: r.most_tokens))
         if strategy.stage < configured.strategy.stage or best.most_tokens < longest:
             continue
-        changes = [] if strategy == configured.strategy else [f"--trainer.strategy={strategy.strategy}"]
+        changes = [] if strategy == configured.strategy else [strategy.arguments]
         changes += [RECOMPUTE] if best.recompute != configured.recompute else []
         if not best.fits:
             parts = -(-tokens_per_batch // best.most_tokens)

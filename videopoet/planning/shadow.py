@@ -5,7 +5,7 @@ while every product of it with the model has a shape and a dtype and no data.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -78,13 +78,14 @@ class _FusedNorm(torch.autograd.Function):
 class LiveBytes(TorchDispatchMode):
     """Bytes of all tensors that were made since and are still held: `now`, and `peak`.
 
-    Gradients of parameters are not among them once they are accumulated: `keep_out` them.
+    Tensors of `known` are not among them, nor views of them, nor gradients of parameters once they are accumulated:
+    `keep_out` these.
     """
 
-    def __init__(self):
+    def __init__(self, known: Iterable[Tensor] = ()):
         super().__init__()
         self.now = self.peak = 0
-        self._held: dict[int, int] = {}
+        self._held: dict[int, int] = {x.untyped_storage()._cdata: 0 for x in known}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -128,7 +129,8 @@ def measure_step(model: TokenLM, batch: Batch, autocast: torch.dtype | None = No
     """One forward and backward pass of a model on the CPU or the meta device, in the dtype of its weights or under
     autocast. Gradients are those of the step and are dropped at the end."""
     meta = next(model.parameters()).is_meta
-    live, parameters = LiveBytes(), [p for p in model.parameters() if p.requires_grad]
+    live = LiveBytes((*model.parameters(), *model.buffers()))
+    parameters = [p for p in model.parameters() if p.requires_grad]
     hooks = [p.register_post_accumulate_grad_hook(live.keep_out) for p in parameters]
     with ExitStack() as stack:
         stack.callback(_clean, model, hooks)

@@ -87,6 +87,7 @@ def fit(arguments: list[str]) -> FitCLI:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # `videopoet` read the command line
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")  # the data module's cursor is exact
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")  # saving after is meant
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # ranks validate the same batches
     run = FitCLI(
         LightningModule,
         LightningDataModule,
