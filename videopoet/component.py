@@ -123,6 +123,8 @@ def _write(path: Path, spec: dict, state: dict[str, Tensor], metadata: dict, sto
     part = path.with_name(path.name + ".part")
     try:
         save_file(tensors, part, metadata=header)
+        os.umask(mask := os.umask(0o022))
+        part.chmod(0o666 & ~mask)  # as any file, where safetensors keeps it to its writer
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
