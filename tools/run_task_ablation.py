@@ -115,7 +115,7 @@ def measure(a: argparse.Namespace, name: str, kept: list[str], file: Path) -> di
     for task in MEASURED:
         measured = evaluate(poet, task, a.n, seed=a.seed)[0]
         found[task] = {"right": measured["attribute_accuracy"], "ceiling": measured["ceiling"],
-                       "trained": task in kept}  # fmt: skip
+                       "floor": measured["floor"], "trained": task in kept}  # fmt: skip
     parameters = sum(p.numel() for p in poet.model.parameters())
     return {"row": name, "seconds": parts[-1].metadata["seconds"], "parameters": parameters, "tasks": found}
 
@@ -128,10 +128,12 @@ def report(done: list[dict], a: argparse.Namespace) -> str:
         [row["row"], *(f"{100 * t['right']:.1f}" + ("" if t["trained"] else "*") for t in row["tasks"].values())]
         for row in done
     ]
+    cells.append(["(floor)", *(f"{100 * t['floor']:.1f}" for t in done[0]["tasks"].values())])
     return "\n".join([
         "# What each kind of task adds",
         "",
-        f"Attributes right in percent (ceiling in the head), {a.n} held-out scenes of the built-in world a task; * the row was "
+        f"Attributes right in percent (ceiling in the head), {a.n} held-out scenes of the built-in world a task; floor: what "
+        "is given with another scene's clip for what is made, see `evaluation/bounce.py`; * the row was "
         f"not trained on the task. Each row: {done[0]['parameters'] / 1e6:.1f} M parameters (width {a.width}, {a.layers} "
         f"layers) from scratch, {a.steps} steps of {a.tokens_per_batch} tokens, seed {a.seed}. A toy: nothing here is a result "
         "of the paper.",

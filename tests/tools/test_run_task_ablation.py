@@ -42,7 +42,7 @@ def test_rows_are_trained_once_and_measured_on_every_task(tool, tmp_path, monkey
 
     def evaluate(poet, task, n, seed):
         measured.append(task)
-        return ({"attribute_accuracy": 0.5, "ceiling": 0.9},)
+        return ({"attribute_accuracy": 0.5, "ceiling": 0.9, "floor": 0.1},)
 
     class Poet:
         def __init__(self, visual, audio, model):
@@ -72,6 +72,6 @@ def test_rows_are_trained_once_and_measured_on_every_task(tool, tmp_path, monkey
         tool.main(arguments)
     assert len(trained) == 6 and len(measured) == 2 * 6 * len(tool.MEASURED)
     page = (tmp_path / "out" / "table.md").read_text()
-    assert "| text-to-video | 50.0 | 50.0* |" in page and "| all + UL2 | 50.0 | 50.0 |" in page
+    assert "| text-to-video | 50.0 | 50.0* |" in page and "| all + UL2 | 50.0 | 50.0 |" in page and "| (floor) | 10.0 |" in page
     tool.main([*arguments, "--seed=1"])
     assert len(trained) == 12, "other settings are other rows"

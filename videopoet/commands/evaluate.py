@@ -86,10 +86,13 @@ def run_bounce(namespace: argparse.Namespace) -> None:
     tasks = namespace.task or [task for task in poet.tasks if task in TRIALS]
     for task in tasks:
         check_task(task, poet.tasks)
-    reports = {task: trial(poet, task, namespace.n, namespace.seed, draw_of(namespace))[0] for task in tasks}
+    reports = {}
+    for task in tasks:
+        reports[task] = trial(poet, task, namespace.n, namespace.seed, draw_of(namespace))[0]
+        if namespace.out is not None:  # after every task: what is measured is kept, whatever comes
+            namespace.out.write_text(json.dumps({key(name): report for name, report in reports.items()}, indent=2) + "\n")
     Console(width=140).print(table(reports))
     if namespace.out is not None:
-        namespace.out.write_text(json.dumps({key(task): report for task, report in reports.items()}, indent=2) + "\n")
         print(f"report in {namespace.out}")
     if namespace.report is not None:
         from videopoet.evaluation.report_file import write_report

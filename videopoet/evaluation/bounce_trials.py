@@ -134,7 +134,9 @@ TRIALS: dict[str, Trial] = {
     ),
     "frame-prediction": Trial(give=partial(video, frames=9), attributes=SEEN, given="9 frames"),
     "video-to-audio": Trial(give=video, attributes=SOUND, fits=strikes, given="silent video"),
-    "unconditional": Trial(give=nothing, attributes=("sound_shapes", "sound_impacts"), own_impacts=True, given="nothing"),
+    "unconditional": Trial(
+        give=nothing, attributes=("sound_shapes", "sound_impacts"), own_impacts=True, given="nothing"
+    ),
     "frame-interpolation": Trial(give=video, attributes=SEEN, given="first and last frame"),
     "inpainting-central": painting("inpainting_central", "all but the middle"),
     "inpainting-dynamic": painting("inpainting_dynamic", "all but a moving rectangle"),
@@ -155,9 +157,13 @@ TRIALS: dict[str, Trial] = {
     "audio-visual-continuation": Trial(
         give=partial(video_and_sound, frames=9), attributes=(*SEEN, *SOUND), fits=strikes, given="9 frames with sound"
     ),
-    **{name: Trial(give=video, attributes=SEEN, given="all but spans of its tokens") for name in
-       ("denoise-r", "denoise-s", "denoise-x", "denoise-frames", "denoise-blocks")},
-    "denoise-audio": Trial(give=sound, attributes=SOUND, fits=strikes, given="sound, but for spans of its tokens"),
+    **{
+        name: Trial(give=video, attributes=SEEN, given="all but spans of its tokens")
+        for name in ("denoise-r", "denoise-s", "denoise-x", "denoise-frames", "denoise-blocks")
+    },
+    "denoise-audio": Trial(
+        give=video_and_sound, attributes=SOUND, fits=strikes, given="the clip with sound, but spans of the sound"
+    ),
     "class-to-video": Trial(give=motion_class, attributes=("motion_kind",), fits=one_object, given="kind of motion"),
     "class-frame-prediction": Trial(
         give=partial(motion_class_and_video, frames=5),
