@@ -31,6 +31,8 @@ def untrained(monkeypatch):
             if isinstance(layer, nn.BatchNorm2d):
                 layer.running_mean.normal_(0, 0.1)
                 layer.running_var.uniform_(0.5, 2)
+            elif isinstance(layer, (nn.Conv2d, nn.Linear)) and cls is EfficientNetLite0:
+                nn.init.kaiming_normal_(layer.weight)  # else nothing but rounding is left of so deep features
         return network
 
     return build

@@ -1,6 +1,7 @@
 """Counted operations are those that torch counts, and the attention's pairs those of the mask."""
 
 from dataclasses import replace
+from math import prod
 
 import pytest
 import torch
@@ -48,7 +49,12 @@ def of_fused_attention(q_shape, k_shape, v_shape, *args, **kwargs) -> int:
     return rectangle(rows, n, b * heads * d)
 
 
+def of_onednn(x_shape, weight_shape, *args, **kwargs) -> int:
+    return 2 * prod(x_shape) * weight_shape[0]
+
+
 COUNTED_TOO = {
+    torch.ops.mkldnn._linear_pointwise: of_onednn,
     torch.ops.videopoet.prefix_attention: of_prefix_attention,
     torch.ops.videopoet.prefix_attention_backward: backward_of_it,
     torch.ops.aten.addmm_: added_product,

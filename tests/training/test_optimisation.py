@@ -1,6 +1,7 @@
 """Rates per width: at one learning rate, what a step changes is as large at every width."""
 
 import copy
+from statistics import geometric_mean
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ INDEPENDENT = copy.deepcopy(FACTORED)
 INDEPENDENT["class_path"] = "videopoet.models.token_io.IndependentFactors"
 
 
-def model(io: dict, width: int, text_model: str) -> TokenLM:
-    torch.manual_seed(0)
+def model(io: dict, width: int, text_model: str, seed: int = 0) -> TokenLM:
+    torch.manual_seed(seed)
     spec = lm_spec(text_model, copy.deepcopy(io))["init_args"]
     spec["transformer"]["init_args"] |= {"width": width, "heads": width // 16}
     spec["io"]["init_args"]["width"] = width
@@ -36,9 +37,9 @@ def batch() -> Batch:
     )
 
 
-def change(io: dict, width: int, rates, text_model: str) -> tuple[float, float]:
+def change(io: dict, width: int, rates, text_model: str, seed: int) -> tuple[float, float]:
     """How far three steps move what the blocks make and what the first head makes of it, root mean square."""
-    lm, data = model(io, width, text_model), batch()
+    lm, data = model(io, width, text_model, seed), batch()
     optimizer = torch.optim.AdamW(rates.groups(lm, 1e-2, 0.05), 1e-2)
 
     @torch.no_grad()
@@ -59,9 +60,12 @@ def change(io: dict, width: int, rates, text_model: str) -> tuple[float, float]:
 
 
 def growth(io: dict, rates, text_model: str) -> list[float]:
-    """By what factor either moves further at width 256 than at 32."""
-    narrow, wide = (change(io, width, rates, text_model) for width in (32, 256))
-    return [far / near for near, far in zip(narrow, wide)]
+    """By what factor either moves further at width 256 than at 32, the geometric mean over three beginnings."""
+    factors = [
+        [far / near for near, far in zip(*(change(io, width, rates, text_model, seed) for width in (32, 256)))]
+        for seed in range(3)
+    ]
+    return [geometric_mean(each) for each in zip(*factors)]
 
 
 @pytest.mark.parametrize("io", [FLAT, UNTIED, FACTORED, INDEPENDENT], ids=["tied", "untied", "factored", "independent"])
