@@ -17,6 +17,7 @@ class Command:
     """The command line of one task: which of prompt, image, video and sound it takes.
 
     names_class: the prompt is the name of a class, no sentence to rank candidates by.
+    hears: the sound of the video is read too.
     """
 
     task: str
@@ -26,12 +27,8 @@ class Command:
     video: bool = False
     audio: bool = False
     names_class: bool = False
+    hears: bool = False
     suffix: str = ".mp4"
-
-    @property
-    def hears(self) -> bool:
-        """Whether a given sound is read: one of its own, or that of a video that goes on with it."""
-        return self.audio or self.task == "audio-visual-continuation"
 
     def example(self) -> str:
         given = (
@@ -71,7 +68,12 @@ COMMANDS = (
         video=True,
     ),
     Command(task="audio-to-video", help="a sound -> a video to it", audio=True),
-    Command(task="audio-visual-continuation", help="a video's last frame and its sound -> both go on", video=True),
+    Command(
+        task="audio-visual-continuation",
+        help="a video's last frame and its sound -> both go on",
+        video=True,
+        hears=True,
+    ),
     Command(task="class-to-video", help="the name of a class -> a video", prompt=True, names_class=True),
     Command(
         task="class-frame-prediction",
@@ -125,7 +127,8 @@ def given_arguments(parser: argparse.ArgumentParser, command: Command, *, needed
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default 0)")
     if command.prompt and not command.names_class:
         ranking_arguments(parser)
-    sampling_arguments(parser, text=command.prompt, visual=command.image or command.video, audio=command.hears)
+    sampling_arguments(parser, text=command.prompt, visual=command.image or command.video,
+                       audio=command.audio or command.hears)  # fmt: skip
 
 
 def run(namespace: argparse.Namespace, command: Command) -> None:
