@@ -63,7 +63,8 @@ class Cache:
                         reason=reason,
                     )
         finally:
-            reserved.unlink(missing_ok=True)
+            with _locked(self.folder / "cache.lock"):  # else one who counts could miss both the room and the file
+                reserved.unlink(missing_ok=True)
 
     def _make_room(self, reserved: Path, where: str, size: int) -> None:
         """Remove the files used longest ago, and take the room by an empty file of that size. Waits for rooms taken."""

@@ -14,7 +14,7 @@ import fsspec
 import pytest
 from test_shards import clip, same, write
 
-from videopoet.data.cache import Cache
+from videopoet.data.cache import Cache, _locked
 from videopoet.data.faults import ShardFault
 from videopoet.data.patience import Patience
 from videopoet.data.remote import Storage
@@ -170,6 +170,27 @@ def test_a_download_that_fails_leaves_nothing_but_room(tmp_path):
     (left / ".b.1-2.part.tar").write_bytes(bytes(50))
     cache.fetch("x/b.tar", "b", 100, put(bytes(100)))
     assert sorted(path.name for path in left.iterdir() if path.suffix != ".lock") == ["b.tar"]
+
+
+def test_room_is_not_given_back_while_another_counts(tmp_path):
+    cache, downloading, go_on = Cache(tmp_path / "cache", 150, HURRY), threading.Event(), threading.Event()
+
+    def download(path):
+        downloading.set()
+        assert go_on.wait(30)
+        path.write_bytes(bytes(100))
+
+    fetching = threading.Thread(target=cache.fetch, args=("x/a.tar", "a", 100, download))
+    fetching.start()
+    assert downloading.wait(30)
+    with _locked(tmp_path / "cache" / "cache.lock"):  # as one who counts holds it
+        go_on.set()
+        while not cached(tmp_path):
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert (tmp_path / "cache" / "x" / "a.tar.room").exists()
+    fetching.join()
+    assert not (tmp_path / "cache" / "x" / "a.tar.room").exists()
 
 
 def _fetch(folder, queue, number):
