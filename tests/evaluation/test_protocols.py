@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from videopoet.evaluation.sampling import Share
 from videopoet.evaluation.shelf import header, names
 from videopoet.evaluation.study import Run
 from videopoet.pipeline import DEFAULT_DRAW, VideoPoet
+from videopoet.sampling.request import Request
 
 SURROGATES = {"clip": "colour-words", "clip_b32": "colour-words", "i3d": "random-conv3d", "c3d": "random-conv3d",
               "fid": "random-conv3d", "logits": "random-conv3d", "vggish": "loudness"}  # fmt: skip
@@ -225,6 +227,28 @@ def test_rank_0_makes_what_a_lost_rank_left(first, shipped, poet, tmp_path):
 def test_incomplete_data_are_refused_unless_allowed(data, shipped, poet, tmp_path):
     with pytest.raises(ValueError, match=r"1 of 4 videos are missing.*59794.*--allow-partial"):
         measured(shrunk("msrvtt"), data("msrvtt"), tmp_path, shipped, poet, allow_partial=False)
+
+
+def test_prompts_longer_than_the_model_reads_are_shortened_and_counted(data, shipped, poet, tmp_path):
+    maker, words = Generator(poet, shipped, DEFAULT_DRAW), "a small red circle falls on a plain dark background"
+    long = " and ".join([words] * 20)
+    with pytest.raises(ValueError, match="text tokens, the limit is"):
+        poet.model.text([long])
+    assert maker.reads(words) == words and long.startswith(maker.reads(long)) and len(maker.reads(long)) > len(words)
+    asked = [Request(prompt=long), Request(prompt=maker.reads(long))]
+    made = [maker.make("text-to-image", [request], seed=3)[0].media.video for request in asked]
+    assert np.array_equal(*made)
+
+    protocol = shrunk("msrvtt")
+    folder = tmp_path / "data"
+    shutil.copytree(data("msrvtt"), folder)
+    annotations = next(folder.rglob("*.json"))
+    said = json.loads(annotations.read_text())
+    said["sentences"] = [sentence | {"caption": long} for sentence in said["sentences"]]
+    annotations.write_text(json.dumps(said))
+    report = measured(protocol, folder, tmp_path / "work", shipped, poet)
+    assert report["samples"]["prompts_shortened"] == 3
+    assert "3 prompts shortened" in table(report).caption
 
 
 def test_an_unreadable_video_is_named_and_left_out(data, shipped, poet, tmp_path):

@@ -13,6 +13,7 @@ from videopoet.data.media import Media
 from videopoet.data.transforms import video_to_float, video_to_uint8
 from videopoet.evaluation.detectors.weights import sha256_of
 from videopoet.evaluation.protocol import plain
+from videopoet.evaluation.shortening import shortened
 from videopoet.sampling.request import Request
 from videopoet.tokenizers.visual.padding import pad_to_lattice, trim
 
@@ -32,6 +33,10 @@ class Maker(Protocol):
 
     def fitted(self, clip: Media) -> Media:
         """The real clip as this maker is given it."""
+        ...
+
+    def reads(self, prompt: str) -> str:
+        """What of a prompt it takes: all, or the words from the start that fit."""
         ...
 
     def make(self, task: Any, requests: Sequence[Request], seed: int) -> list[Sample]:
@@ -64,10 +69,12 @@ class Generator:
                              "source.sample_rate")  # fmt: skip
         return replace(clip, fps=self.poet.geometry.fps)
 
+    def reads(self, prompt: str) -> str:
+        return shortened(prompt, lambda text: self.poet.model.text([text]))
+
     def make(self, task: Any, requests: Sequence[Request], seed: int) -> list[Sample]:
-        made = self.poet.generate(
-            task, list(requests), draw=self.draw, seed=seed, progress=self.progress, **self.ranking
-        )
+        asked = [replace(request, prompt=self.reads(request.prompt)) for request in requests]
+        made = self.poet.generate(task, asked, draw=self.draw, seed=seed, progress=self.progress, **self.ranking)
         return [Sample(media=media) for media in made]
 
 
@@ -87,6 +94,9 @@ class Reconstructor:
 
     def fitted(self, clip: Media) -> Media:
         return clip
+
+    def reads(self, prompt: str) -> str:
+        return prompt
 
     @torch.inference_mode()
     def make(self, task: Any, requests: Sequence[Request], seed: int) -> list[Sample]:

@@ -74,6 +74,8 @@ def table(report: dict[str, Any]) -> Table:
     """The measures of one report, for people."""
     of_all = report["complaints"]
     facts = [f"protocol {report['protocol']['hash']}, seed {report['samples']['seed']}", *of_all]
+    if short := report["samples"].get("prompts_shortened"):
+        facts.append(f"{short} prompts shortened to what the model reads")
     view = Table(title=f"{report['protocol']['name']}: {report['protocol']['title']}", caption="; ".join(facts))
     for name in ("measure", "value", "spread", "bias", "ceiling", "N", "comparable to"):
         view.add_column(name, justify="left" if name in ("measure", "comparable to") else "right", overflow="fold")

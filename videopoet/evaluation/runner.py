@@ -109,6 +109,8 @@ def measure(protocol: Protocol, run: Run, nets: Networks, maker: Maker | None = 
         unusable = make_samples(samples, maker, wishes, run.share, progress=advance, patience=run.patience)
     study = Study(protocol, contents, wishes, samples, nets.detectors, run, facts)
     study.unusable |= unusable
+    if maker is not None and not given:
+        study.shortened = sum(maker.reads(wish.prompt) != wish.prompt for wish in wishes)
     measures = [m for m in protocol.measures if not set(m.roles) & set(nets.left_out)]
     for each in measures:
         each.extract(study)
@@ -149,7 +151,8 @@ def _report(study: Study, measures: list[Measure], nets: Networks, complaints: l
         "protocol": {"name": protocol.name, "title": protocol.title, "hash": protocol.hash, "spec": protocol.spec()},
         "measures": records,
         "left_out": list(nets.left_out),
-        "samples": {"n": len(study.wishes), "seed": study.run.seed, "maker": plain(study.maker_facts)},
+        "samples": {"n": len(study.wishes), "seed": study.run.seed, "prompts_shortened": study.shortened,
+                    "maker": plain(study.maker_facts)},
         "data": data,
         "complaints": complaints,
         "versions": versions(),

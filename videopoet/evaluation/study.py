@@ -69,7 +69,9 @@ class Run:
 
 
 class Study:
-    """What measures work on. `unusable` says why clips could not be read; they count nowhere."""
+    """What measures work on. `unusable` says why clips could not be read; they count nowhere. `shortened`: samples of
+    whose prompt the model read only the words that fit it.
+    """
 
     def __init__(self, knobs: Knobs, contents: Contents, wishes: Sequence[Wish], samples: Samples,
                  detectors: dict[str, Detector], run: Run, maker_facts: dict[str, Any]):  # fmt: skip
@@ -77,6 +79,7 @@ class Study:
         self.run, self.maker_facts = run, maker_facts
         self.cache = FeatureCache(run.work / "features")
         self.unusable: dict[str, str] = {}
+        self.shortened = 0
         self._wishes = list(wishes)
         self._files: dict[Path, str] = {}
 

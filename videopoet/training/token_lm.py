@@ -54,6 +54,7 @@ class TokenLMTraining(lightning.LightningModule):
             read_layout(self.started_from["layout"])  # raises where its tokens stood elsewhere
         if self.compiled:
             torch._dynamo.config.recompile_limit = 64  # tasks differ in who sees whom, and each way is a program
+            torch._dynamo.config.optimize_ddp = False  # splits what is compiled by DDP's buckets: a block is small enough
             for block in self.model.transformer.blocks:
                 block.compile(dynamic=True)
 

@@ -16,6 +16,7 @@ from videopoet.data.captions import LISTING, read_listing, read_sidecars
 from videopoet.data.media import read_image, read_media, write_media
 from videopoet.evaluation.exporters.benchmark import Sample
 from videopoet.evaluation.exporters.log import VIDEOS, finished, read_facts
+from videopoet.evaluation.shortening import shortened
 from videopoet.sampling.request import Request
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".gif", ".webp")
@@ -77,21 +78,8 @@ class ModelSource(Source):
         except ValueError as error:
             if not self.truncate:
                 raise ValueError(f"{error}, or --truncate it ({text[:60]!r}...)") from None
-            return self._cut(text)
+            return shortened(text, self.fits)
         return text
-
-    def _cut(self, text: str) -> str:
-        """The most words from the start that fit."""
-        words = text.split()
-        least, most = 0, len(words)  # so many fit; so many do not
-        while most - least > 1:
-            middle = (least + most) // 2
-            try:
-                self.fits(" ".join(words[:middle]))
-                least = middle
-            except ValueError:
-                most = middle
-        return " ".join(words[:least])
 
     def check(self, samples: Sequence[Sample]) -> None:
         named = sorted({sample.image for sample in samples if sample.image})
