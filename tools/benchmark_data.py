@@ -218,11 +218,12 @@ def table(results: list[dict], megabytes: float) -> str:
     return "\n".join(lines)
 
 
-def copy_of(reader: ShardReader, folder: Path, samples: int) -> ShardReader:
-    """The same samples in shards of so many."""
+def copy_of(reader: ShardReader, folder: Path, samples: int, fields: list[str] | None) -> ShardReader:
+    """The same samples, or only so much of them, in shards of so many."""
     with ShardWriter(folder, prefix="part", max_samples=samples, max_bytes=1 << 40) as writer:
         for record in reader:
-            writer.write(record.pop("__key__"), record)
+            key = record.pop("__key__")
+            writer.write(key, {name: value for name, value in record.items() if fields is None or name in fields})
         writer.finish(reader.manifest)
     return ShardReader(folder)
 
@@ -236,12 +237,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=10**9, help="at most so many of a pass")
     parser.add_argument("--shard-samples", type=int, metavar="N", help="copy into shards of N samples first")
+    parser.add_argument("--fields", nargs="+", metavar="NAME", help="of the copied samples; all unless said otherwise")
     parser.add_argument("--long", type=int, default=200_000, help="samples of the run whose memory is watched")
     parser.add_argument("--out", type=Path, help="JSON to write")
     a = parser.parse_args()
+    if a.fields and a.shard_samples is None:
+        parser.error("--fields are of the copied samples: give --shard-samples too")
     reader = ShardReader(a.shards)
     with tempfile.TemporaryDirectory(dir=a.shards.parent, prefix=".benchmark") as folder:
-        compete(reader if a.shard_samples is None else copy_of(reader, Path(folder) / "shards", a.shard_samples), a)
+        if a.shard_samples is not None:
+            reader = copy_of(reader, Path(folder) / "shards", a.shard_samples, a.fields)
+        compete(reader, a)
 
 
 def compete(reader: ShardReader, a: argparse.Namespace) -> None:
