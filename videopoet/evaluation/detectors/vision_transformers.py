@@ -128,8 +128,7 @@ class VideoMAE(VideoDetector):
 class VJEPA2(VideoDetector):
     """Mean of V-JEPA 2's tokens.
 
-    JEDi as published is of V-JEPA 1 (ViT-H/16, SSv2 probe), which `transformers` has not: numbers made with this one are
-    not JEDi's, and its name says so.
+    JEDi as published is of the first V-JEPA (`vjepa.VJEPA`): numbers made with this one are not JEDi's, and its name says so.
     """
 
     output = "mean of tokens"
