@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import shutil
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,17 @@ import pytest
 import yaml
 from replicas import kinetics600, msrvtt, scene_file, ssv2, ucf101
 
+from videopoet import component
 from videopoet.cli import main
 from videopoet.conditions.flow import BlockMatching
 from videopoet.evaluation import runner, sampling
+from videopoet.evaluation.detectors.base import BUILDABLE
 from videopoet.evaluation.makers import Generator, Reconstructor
 from videopoet.evaluation.measures import Measured
 from videopoet.evaluation.measures_of_sound import AudioVideoAlignment
-from videopoet.evaluation.protocol import plain, read_protocol
+from videopoet.evaluation.protocol import component_class, plain, read_protocol
 from videopoet.evaluation.report_file import as_record, compare, read_report, table, write_report
+from videopoet.evaluation.resize import PilBicubic, Resize, ShortSideCrop
 from videopoet.evaluation.sampling import Share
 from videopoet.evaluation.shelf import header, names
 from videopoet.evaluation.study import Run
@@ -85,6 +89,7 @@ def test_every_protocol_runs_and_says_what_it_measured(name, data, shipped, poet
     report = read_report(tmp_path / "report.json")
     assert report["protocol"]["hash"] == protocol.hash and report["measures"]
     assert report["samples"]["maker"]["weights"] and report["versions"]["torch"]
+    assert report["precision"] == {"features": "float32", "measures": "float64"}
     for m in report["measures"]:
         assert np.isfinite(float(m["value"])) and sum(m["n"].values()) > 0, m["metric"]
         assert not m["comparable_to"] and m["not_comparable_because"], "three samples compare with nothing"
@@ -113,6 +118,22 @@ def test_the_file_states_every_knob(name):
     wanted = plain(read_protocol(name))
     del wanted["init_args"]["name"]  # the file's own
     assert full(yaml.safe_load(names()[name].read_text(encoding="utf-8"))) == wanted
+
+
+CLIPS_OWN = Resize(height=224, width=224, convention=PilBicubic(), fit=ShortSideCrop(round_margin=True))
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_file_states_what_its_networks_do_to_pictures(name):
+    """Resize, crop and layer of a network are knobs too: the detector would take its own, the file writes it out."""
+    for role, network in read_protocol(name).networks.items():
+        cls = component_class(network.detector)
+        knobs = set(signature(cls).parameters) - {"weights", "source", "folder", "download", "revision"}
+        assert set(network.arguments) == knobs, f"{role}: {cls.__name__}"
+        for knob, written in network.arguments.items():  # as published is as the detector has it by itself
+            if knob == "resize":
+                made = component.instantiate(written, BUILDABLE)
+                assert made == (signature(cls).parameters[knob].default or CLIPS_OWN), f"{role}: {knob}"
 
 
 def test_hash_holds_every_knob():

@@ -155,5 +155,6 @@ def _report(study: Study, measures: list[Measure], nets: Networks, complaints: l
                     "maker": plain(study.maker_facts)},
         "data": data,
         "complaints": complaints,
+        "precision": {"features": "float32", "measures": "float64"},  # as `full_precision` and the measures see to
         "versions": versions(),
     }
