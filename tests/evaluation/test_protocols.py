@@ -143,6 +143,15 @@ def test_the_file_states_what_its_networks_do_to_pictures(name):
                 assert made == (signature(cls).parameters[knob].default or CLIPS_OWN), f"{role}: {knob}"
 
 
+def test_what_is_known_to_differ_from_a_paper_claims_no_comparison():
+    """UCF-101: classes in words where papers wrote sentences, and 9,537 real clips where MAGVIT has 10,000."""
+    of = ("ucf101_zero_shot", "ucf101_class", "ssv2_inpainting", "ssv2_outpainting")
+    claims = {name: {m.metric: tuple(m.comparable_to) for m in read_protocol(name).measures} for name in of}
+    assert claims["ucf101_zero_shot"] == {"IS": (), "FVD": ()}
+    assert claims["ucf101_class"]["FVD"] == () and claims["ucf101_class"]["IS"]
+    assert claims["ssv2_inpainting"] == claims["ssv2_outpainting"] == {"FVD": ()}  # 24,777 clips, MAGVIT has 50,000
+
+
 def test_hash_holds_every_knob():
     protocol = read_protocol("msrvtt")
     assert protocol.hash == read_protocol(names()["msrvtt"]).hash
