@@ -3,11 +3,13 @@
 
 example: python tools/convert_detector.py fid-inception pt_inception-2015-12-05-6726825d.pth --out fid.safetensors
 
-Detectors: fid-inception, torchvision-inception, vggish, pann-16k, pann-32k (torch files, read as tensors alone), and
-c3d (conv3d_deepnetA_ucf.npz with --mean mean2.npz). I3D has a tool of its own, convert_i3d.py.
+Detectors: fid-inception, torchvision-inception, vggish, pann-16k, pann-32k (torch files, read as tensors alone),
+c3d (conv3d_deepnetA_ucf.npz with --mean mean2.npz), and vjepa (vith16.pth.tar with --probe ssv2-probe.pth.tar). I3D has a
+tool of its own, convert_i3d.py.
 """
 
 import argparse
+import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from videopoet.commands.safely import run_safely
 from videopoet.evaluation.detectors.c3d import C3DNetwork
 from videopoet.evaluation.detectors.inception import Inception3
 from videopoet.evaluation.detectors.sound import Cnn14, VGGishNetwork
+from videopoet.evaluation.detectors.vjepa import VJEPANetwork
 from videopoet.evaluation.detectors.weights import sha256_of
 from videopoet.foreign_weights import read_state, refuse
 
@@ -45,6 +48,7 @@ KINDS = {
     "pann-16k": Kind(network=lambda: Cnn14(points=512, hop=160)),
     "pann-32k": Kind(network=lambda: Cnn14(points=1024, hop=320)),
     "c3d": Kind(network=C3DNetwork),
+    "vjepa": Kind(network=VJEPANetwork, unused=("linear.",)),
 }
 
 
@@ -62,6 +66,24 @@ def read_c3d(path: Path, mean: Path | None) -> dict[str, Tensor]:
     if clip.numel() != 3 * 16 * 128 * 171:
         raise ValueError(f"{mean} holds {tuple(clip.shape)}, the mean clip is (3, 16, 128, 171)")
     return state | {"mean": clip.reshape(3, 16, 128, 171)[:, :, 8:120, 8:120]}
+
+
+def read_vjepa(path: Path, probe: Path | None) -> dict[str, Tensor]:
+    """V-JEPA's target encoder and the pooler of its probe, without the prefixes that training gave them."""
+    if probe is None:
+        raise ValueError("vjepa needs the probe too: --probe ssv2-probe.pth.tar, of the same encoder")
+    state = {}
+    for file, part, prefix in ((path, "target_encoder", "encoder."), (probe, "classifier", "")):
+        try:
+            said = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+            cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ValueError(f"{file} cannot be read as tensors alone ({cause[:200]})") from None
+        tensors = said.get(part) if isinstance(said, dict) else None
+        if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+            raise ValueError(f"{file} holds no {part}: it is another file of V-JEPA's")
+        state |= {prefix + name.removeprefix("module.").removeprefix("backbone."): t for name, t in tensors.items()}
+    return state
 
 
 def checked(state: dict[str, Tensor], kind: Kind) -> dict[str, Tensor]:
@@ -85,9 +107,11 @@ def run(arguments: argparse.Namespace) -> None:
     a = arguments
     if a.out.suffix != ".safetensors" or not a.out.parent.is_dir():
         raise ValueError(f"--out is {a.out}: name a .safetensors file in a folder that exists")
-    state = checked(
-        read_c3d(a.checkpoint, a.mean) if a.detector == "c3d" else read_state(a.checkpoint), KINDS[a.detector]
-    )
+    if a.detector == "c3d":
+        read = read_c3d(a.checkpoint, a.mean)
+    else:
+        read = read_vjepa(a.checkpoint, a.probe) if a.detector == "vjepa" else read_state(a.checkpoint)
+    state = checked(read, KINDS[a.detector])
     save_file(state, a.out, metadata={"source": a.checkpoint.name, "sha256": sha256_of(a.checkpoint)})
     print(f"{a.out}: {len(state)} tensors, sha256 {sha256_of(a.out)}")
 
@@ -98,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("detector", choices=KINDS)
     root.add_argument("checkpoint", type=Path, help="local file")
     root.add_argument("--mean", type=Path, help="of c3d: mean2.npz")
+    root.add_argument("--probe", type=Path, help="of vjepa: ssv2-probe.pth.tar")
     root.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write, .safetensors")
     root.set_defaults(run=run)
     return root

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ from videopoet.evaluation.plans import (
     SplitWords,
     WrittenPrompts,
 )
+from videopoet.evaluation.protocol import read_protocol
 from videopoet.evaluation.readings import Seen
 from videopoet.evaluation.resize import Resize
 from videopoet.evaluation.round_trip import Jpeg
+from videopoet.evaluation.runner import plan
 from videopoet.evaluation.ssv2 import SSv2
-from videopoet.evaluation.study import Item, Study
+from videopoet.evaluation.study import Item, Run, Study
 from videopoet.evaluation.ucf101 import UCF101
 from videopoet.evaluation.views import Source, View
 
@@ -127,6 +130,18 @@ def test_prompts_of_classes(tmp_path):
     written.write_text(json.dumps({"ApplyEyeMakeup": "A woman applies eye makeup."}))
     with pytest.raises(ValueError, match="no prompt for the class HandstandPushups"):
         ClassPrompts(count=2, wording=WrittenPrompts(file=str(written)))(entries)
+
+
+def test_written_prompts_lie_in_the_folder_of_the_data(tmp_path, monkeypatch):
+    """Beside the lists, not in the folder of a class, and wherever the command is called."""
+    folder = ucf101(tmp_path / "ucf")
+    said = {"ApplyEyeMakeup": "A woman applies eye makeup.", "HandstandPushups": "A man does pushups on his hands."}
+    (folder / "prompts.json").write_text(json.dumps(said))
+    monkeypatch.chdir(tmp_path)
+    protocol = read_protocol("ucf101_zero_shot")
+    protocol = replace(protocol, plan=ClassPrompts(count=3, wording=WrittenPrompts(file="prompts.json")))
+    _, wishes, _ = plan(protocol, Run(data=folder, work=tmp_path / "work", allow_partial=True))
+    assert [w.prompt for w in wishes] == [*said.values(), "A woman applies eye makeup."]
 
 
 def test_the_real_clip_has_the_rules_rate_and_the_sound_of_its_span(tmp_path):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from videopoet.evaluation.detectors import c3d, i3d, inception, sound
+from videopoet.evaluation.detectors import c3d, i3d, inception, sound, vjepa
 from videopoet.evaluation.detectors.base import Identity, ImageDetector, VideoDetector, build_detector
 from videopoet.evaluation.detectors.surrogates import RandomConv3d
 from videopoet.evaluation.detectors.weights import FOLDER, Wanted
@@ -386,6 +386,7 @@ class TestWeights:
             (inception.TorchvisionInception, "inception_v3_google-0cc3c7bd.pth"),
             (sound.VGGish, "vggish-10086976.pth"),
             (sound.PANN, "Cnn14_16k_mAP=0.438.pth"),
+            (vjepa.VJEPA, r"vith16\.pth\.tar, and ssv2-probe\.pth\.tar"),
         ],
     )
     def test_missing_weights_name_the_exact_file(self, make, file, monkeypatch, tmp_path):

@@ -97,6 +97,7 @@ class TestCLIP:
         other = CLIP(clip_folder, resize=Resize(height=32, width=32)).identity()
         assert plain.weights == other.weights and list(plain.weights) == ["model.safetensors"]
         assert plain.key != other.key
+        assert plain.preprocessing["captions"] == {"tokens": 16, "end_of_text": "kept"}
         with pytest.raises(ValueError, match="reads 32 x 32, resize gives 224 x 224"):
             CLIP(clip_folder, resize=Resize(height=224, width=224))
 

@@ -1,9 +1,11 @@
 """Every protocol, from its YAML to a report, on miniature data with an untrained model; resuming, ranks, refusals."""
 
+import copy
 import json
 import multiprocessing
 import shutil
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +13,25 @@ import pytest
 import yaml
 from replicas import kinetics600, msrvtt, scene_file, ssv2, ucf101
 
+from videopoet import component
 from videopoet.cli import main
 from videopoet.conditions.flow import BlockMatching
+from videopoet.data.media import Media, write_media
 from videopoet.evaluation import runner, sampling
+from videopoet.evaluation import study as study_module
+from videopoet.evaluation.detectors.base import BUILDABLE
+from videopoet.evaluation.detectors.loudness import Loudness
+from videopoet.evaluation.detectors.surrogates import RandomConv3d
 from videopoet.evaluation.makers import Generator, Reconstructor
-from videopoet.evaluation.measures import Measured
-from videopoet.evaluation.measures_of_sound import AudioVideoAlignment
-from videopoet.evaluation.protocol import plain, read_protocol
+from videopoet.evaluation.measures import ClipsOfDataset, FrechetDistance, Measured
+from videopoet.evaluation.measures_of_sound import AudioVideoAlignment, SoundDistance
+from videopoet.evaluation.msrvtt import MSRVTT
+from videopoet.evaluation.protocol import component_class, plain, read_protocol
 from videopoet.evaluation.report_file import as_record, compare, read_report, table, write_report
+from videopoet.evaluation.resize import PilBicubic, Resize, ShortSideCrop
 from videopoet.evaluation.sampling import Share
 from videopoet.evaluation.shelf import header, names
-from videopoet.evaluation.study import Run
+from videopoet.evaluation.study import Run, Study
 from videopoet.pipeline import DEFAULT_DRAW, VideoPoet
 from videopoet.sampling.request import Request
 
@@ -85,6 +95,8 @@ def test_every_protocol_runs_and_says_what_it_measured(name, data, shipped, poet
     report = read_report(tmp_path / "report.json")
     assert report["protocol"]["hash"] == protocol.hash and report["measures"]
     assert report["samples"]["maker"]["weights"] and report["versions"]["torch"]
+    assert len(report["data"]["prompts"]) == 16
+    assert report["precision"] == {"features": "float32", "measures": "float64"}
     for m in report["measures"]:
         assert np.isfinite(float(m["value"])) and sum(m["n"].values()) > 0, m["metric"]
         assert not m["comparable_to"] and m["not_comparable_because"], "three samples compare with nothing"
@@ -113,6 +125,31 @@ def test_the_file_states_every_knob(name):
     wanted = plain(read_protocol(name))
     del wanted["init_args"]["name"]  # the file's own
     assert full(yaml.safe_load(names()[name].read_text(encoding="utf-8"))) == wanted
+
+
+CLIPS_OWN = Resize(height=224, width=224, convention=PilBicubic(), fit=ShortSideCrop(round_margin=True))
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_file_states_what_its_networks_do_to_pictures(name):
+    """Resize, crop and layer of a network are knobs too: the detector would take its own, the file writes it out."""
+    for role, network in read_protocol(name).networks.items():
+        cls = component_class(network.detector)
+        knobs = set(signature(cls).parameters) - {"weights", "source", "folder", "download", "revision"}
+        assert set(network.arguments) == knobs, f"{role}: {cls.__name__}"
+        for knob, written in network.arguments.items():  # as published is as the detector has it by itself
+            if knob == "resize":
+                made = component.instantiate(written, BUILDABLE)
+                assert made == (signature(cls).parameters[knob].default or CLIPS_OWN), f"{role}: {knob}"
+
+
+def test_what_is_known_to_differ_from_a_paper_claims_no_comparison():
+    """UCF-101: classes in words where papers wrote sentences, and 9,537 real clips where MAGVIT has 10,000."""
+    of = ("ucf101_zero_shot", "ucf101_class", "ssv2_inpainting", "ssv2_outpainting")
+    claims = {name: {m.metric: tuple(m.comparable_to) for m in read_protocol(name).measures} for name in of}
+    assert claims["ucf101_zero_shot"] == {"IS": (), "FVD": ()}
+    assert claims["ucf101_class"]["FVD"] == () and claims["ucf101_class"]["IS"]
+    assert claims["ssv2_inpainting"] == claims["ssv2_outpainting"] == {"FVD": ()}  # 24,777 clips, MAGVIT has 50,000
 
 
 def test_hash_holds_every_knob():
@@ -185,7 +222,7 @@ def test_resumes_after_a_kill(first, shipped, poet, tmp_path, monkeypatch):
 
 
 def rank(number: int, folder: Path, work: Path, shipped: Path) -> None:
-    sampling.BLOCK = 1
+    sampling.BLOCK = study_module.UNITS = 1
     report = measured(shrunk("msrvtt"), folder, work, shipped, VideoPoet.from_pretrained(shipped),
                       share=Share(rank=number, world=2), patience=60.0)  # fmt: skip
     assert (report is None) == (number == 1)
@@ -207,6 +244,43 @@ def test_two_processes_measure_what_one_does(first, shipped, tmp_path):
     for a, b in zip(one["measures"], two["measures"], strict=True):
         assert a["value"] == pytest.approx(b["value"], rel=1e-4) and a["n"] == b["n"]
     assert compare(one, two)[0] and not compare(one, two)[1]
+
+
+def test_no_rank_waits_for_a_clip_that_another_could_not_read(tmp_path, monkeypatch):
+    """Rank 1 finds a clip unreadable and says so; rank 0 finds another, and puts two more in their places by itself."""
+    folder = msrvtt(tmp_path / "vtt", videos=5)
+    contents = MSRVTT(videos=None).read(folder)
+    keys = [entry.key for entry in contents.entries]
+    for key in keys[1:3]:
+        (folder / "TestVideo" / f"{key}.mp4").write_bytes(b"not a video")
+    monkeypatch.setattr(study_module, "UNITS", 1)
+    monkeypatch.setattr(sampling.time, "sleep", lambda seconds: pytest.fail("waits for what nobody makes"))
+    distance = FrechetDistance(reals=ClipsOfDataset(count=3))
+
+    def extracted(work: str, share: Share) -> Study:
+        run = Run(data=folder, work=tmp_path / work, share=share, patience=3600.0)
+        study = Study(shrunk("msrvtt"), contents, [], None, {"i3d": RandomConv3d()}, run, {})
+        distance.extract(study)
+        return study
+
+    extracted("two", Share(rank=1, world=2))
+    two, one = extracted("two", Share(rank=0, world=2)), extracted("one", Share())
+    assert two.unusable == one.unusable and sorted(one.unusable) == sorted(keys[1:3])
+    assert [item.key for item in distance.reals(two, two.unusable)] == [keys[0], *keys[3:]]
+    assert np.array_equal(distance.real_set(two), distance.real_set(one)) and len(distance.real_set(one)) == 3
+
+
+def test_a_video_without_sound_is_replaced_by_one_that_has_some(tmp_path):
+    folder = msrvtt(tmp_path / "vtt", videos=3)
+    contents = MSRVTT(videos=None).read(folder)
+    silent = contents.entries[0]
+    scene_file(silent.path, 0, sound=False)
+    protocol = replace(shrunk("msrvtt"), source=replace(shrunk("msrvtt").source, sound=True))
+    study = Study(protocol, contents, [], None, {"vggish": Loudness()}, Run(data=folder, work=tmp_path / "w", limit=2), {})
+    distance = SoundDistance(reals=ClipsOfDataset())
+    distance.extract(study)
+    assert list(study.unusable) == [silent.key]
+    assert len(study.rows(distance._heard(study), distance.reals(study, study.unusable))) == 2
 
 
 def test_a_measure_takes_its_part_of_the_samples(first, shipped, poet):
@@ -248,6 +322,9 @@ def test_prompts_longer_than_the_model_reads_are_shortened_and_counted(data, shi
     annotations.write_text(json.dumps(said))
     report = measured(protocol, folder, tmp_path / "work", shipped, poet)
     assert report["samples"]["prompts_shortened"] == 3
+    other = copy.deepcopy(report)
+    other["data"]["prompts"] = "of other sentences"
+    assert not compare(report, other)[0] and "the data differ: prompts" in str(compare(report, other)[1])
     assert "3 prompts shortened" in table(report).caption
 
 
@@ -278,6 +355,27 @@ def test_samples_of_another_model(first, shipped, poet, tmp_path):
     (given / "000001.safetensors").unlink()
     fewer = runner.measure(protocol, run, nets, given=given)
     assert any("1 of 3 samples are not in" in c for c in fewer["complaints"])
+
+
+def test_reconstructions_of_another_tokenizer_have_no_codes(data, shipped, poet, tmp_path):
+    protocol = shrunk("tokenizer_videos")
+    own = measured(protocol, data("tokenizer_videos"), tmp_path / "own", shipped, poet, limit=2)
+    given = tmp_path / "given"
+    given.mkdir()
+    for path in (tmp_path / "own" / "samples").rglob("0000*.safetensors"):
+        (given / path.name).write_bytes(path.read_bytes())
+    nets = runner.networks(protocol, {}, {r: SURROGATES[r] for r in protocol.networks if r in SURROGATES}, set())
+    run = Run(data=data("tokenizer_videos"), work=tmp_path / "own", limit=2, allow_partial=True)
+    report = runner.measure(protocol, run, nets, given=given)
+    values = {m["metric"]: m["value"] for m in report["measures"]}
+    of_codes = {"codebook usage", "codebook perplexity", "bits per pixel"}
+    assert values == {m["metric"]: m["value"] for m in own["measures"] if m["metric"] not in of_codes} and values
+    assert report["left_out"] == [*own["left_out"], "codes"]
+    for path in given.iterdir():  # of another size
+        write_media(path.with_suffix(".mp4"), Media(video=np.zeros((17, 20, 20, 3), np.uint8), fps=8.0))
+        path.unlink()
+    with pytest.raises(ValueError, match=r"PSNR and SSIM: no clip and its reconstruction could be read: sample 0: .*20"):
+        runner.measure(protocol, run, nets, given=given)
 
 
 def test_the_command_from_annotations_to_a_report_and_a_comparison(data, shipped, tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from videopoet.cli import main
+from videopoet.data.media import Media
 from videopoet.evaluation import audio_video_alignment as av
 from videopoet.evaluation.cache import FeatureCache
 from videopoet.evaluation.detectors.colour_words import ColourWords
@@ -184,6 +185,23 @@ def test_onsets_and_peaks_pair_off():
     clicks[[8000, 24000]] = 1.0
     assert av.onset_times(clicks, 16000) == pytest.approx([0.5, 1.5], abs=0.05)
     assert av.onset_times(np.zeros(16000, np.float32), 16000) == []
+
+
+@pytest.mark.parametrize(("late", "score"), [(0.0, 1.0), (0.06, 1.0), (0.3, 0.0), (-0.3, 0.0)])
+def test_clicks_and_jerks_align_by_their_offset(late, score):
+    """A picture that jerks twice and clicks `late` seconds after: 1 within a frame (1/8 s), 0 beyond, by Farnebäck's flow."""
+    pytest.importorskip("cv2")
+    y, x = np.mgrid[:64, :64]
+    pattern = (120 + 60 * np.sin(x / 4) + 60 * np.cos(y / 5)).astype(np.uint8)[..., None].repeat(3, 2)
+    jerks = [8, 20]  # the flow from these frames to the next
+    moved = np.cumsum([2 * (i - 1 in jerks) for i in range(32)])
+    video = np.stack([np.roll(pattern, step, 1) for step in moved])
+    sound = np.zeros((1, 4 * 16000), np.float32)
+    sound[0, [round((frame / 8 + late) * 16000) for frame in jerks]] = 1.0
+    found = av.align(Media(video=video, fps=8.0, audio=sound, sample_rate=16000), flow=av.PUBLISHED)
+    assert found.peaks == (1.0, 2.5)
+    assert found.onsets == pytest.approx([1.0 + late, 2.5 + late], abs=0.05)
+    assert found.score == score and found.matches == 2 * score
 
 
 def test_colour_words_tell_red_from_blue():

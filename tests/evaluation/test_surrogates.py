@@ -10,6 +10,7 @@ import torch
 
 from videopoet.data.packages import find_files
 from videopoet.evaluation.detectors import surrogates
+from videopoet.evaluation.detectors.controls import FrameDifferences, PixelStatistics
 from videopoet.evaluation.detectors.surrogates import ConSE, EfficientNetLite0, Musicnn, RandomConv3d, TransNetV2
 from videopoet.evaluation.detectors.tensorflow_bundle import MAGIC, read_bundle
 from videopoet.evaluation.frechet import frechet_distance
@@ -54,6 +55,26 @@ def test_the_random_network_ranks_every_corruption_above_a_fresh_sample():
     mild = frechet_distance(detector(np.clip(squares(n, 1) + np.random.default_rng(5).normal(0, 10, (n, 6, 32, 32, 3)),
                                              0, 255).astype(np.uint8)), reference).value  # fmt: skip
     assert fresh < mild < frechet_distance(detector(CORRUPTIONS["noise"](squares(n, 1))), reference).value
+
+
+def test_controls_see_one_thing_and_are_blind_to_another():
+    pixels, changes, n = PixelStatistics(), FrameDifferences(), 128
+    found = {}
+    for detector in (pixels, changes):
+        reference, clips = detector(squares(n, 0)), squares(n, 1)
+        corrupted = {"fresh": clips} | {name: corrupt(clips) for name, corrupt in CORRUPTIONS.items()}
+        found |= {(detector, name): frechet_distance(detector(x), reference).value for name, x in corrupted.items()}
+        assert detector.surrogate and detector(clips[:2]).shape == (2, detector.dim)
+    assert torch.equal(pixels(squares(n, 1)), pixels(CORRUPTIONS["shuffled"](squares(n, 1))))
+    assert found[pixels, "noise"] > 1.5 * found[pixels, "fresh"]
+    for name in ("noise", "frozen", "shuffled"):
+        assert found[changes, name] > 1.5 * found[changes, "fresh"], name
+    brighter = np.minimum(squares(n, 1).astype(int) + 40, 255).astype(np.uint8)  # seen by one, hardly by the other
+    reference = changes(squares(n, 0)), pixels(squares(n, 0))
+    assert frechet_distance(changes(brighter), reference[0]).value < 3 * found[changes, "fresh"]
+    assert frechet_distance(pixels(brighter), reference[1]).value > 3 * found[pixels, "fresh"]
+    with pytest.raises(ValueError, match="needs 3 x 3 pixels"):
+        pixels(np.zeros((1, 1, 2, 9, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What a protocol measures of samples, each a frozen value with all its knobs; and the record that stands in a report."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -51,6 +51,7 @@ class Measure(ABC):
 
     roles: tuple[str, ...] = ()
     comparable_to: tuple[str, ...] = ()
+    of_codes = False  # needs the codes of samples, which samples of another model have not
 
     @abstractmethod
     def extract(self, study: Study) -> None: ...
@@ -66,9 +67,9 @@ def said(detector: Detector) -> dict[str, Any]:
 
 
 class Reals(Protocol):
-    """Which clips stand for reality."""
+    """Which clips stand for reality, when those of `unusable` do not."""
 
-    def __call__(self, study: Study) -> list[Item]: ...
+    def __call__(self, study: Study, unusable: Collection[str]) -> list[Item]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +79,13 @@ class ClipsOfDataset:
     count: int | None = None
     seed: int | None = None
 
-    def __call__(self, study: Study) -> list[Item]:
+    def __call__(self, study: Study, unusable: Collection[str]) -> list[Item]:
         entries = [e for e in study.contents.entries if e.path is not None]
         if self.seed is not None:
             entries = [entries[i] for i in np.random.default_rng(self.seed).permutation(len(entries))]
-        usable = [study.real(e) for e in entries if e.key not in study.unusable]
+        usable = [e for e in entries if e.key not in unusable]
         count = min(c for c in (self.count, study.run.limit, len(usable)) if c is not None)
-        return usable[:count]
+        return [study.real(e) for e in usable[:count]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +94,9 @@ class ClipsOfSamples:
 
     count: int | None = None
 
-    def __call__(self, study: Study) -> list[Item]:
+    def __call__(self, study: Study, unusable: Collection[str]) -> list[Item]:
         wishes = study.wishes if self.count is None else study.wishes[: self.count]
-        return [study.real(w.entry, w.source_key) for w in wishes if w.source_key not in study.unusable]
+        return [study.real(w.entry, w.source_key) for w in wishes if w.source_key not in unusable]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +196,7 @@ class OfSets(Measure):
         detector = study.detectors[self.network]
         study.extract(Seen(detector=detector, view=self.fake), self._samples(study), f"{self.metric}: samples")
         if self.needs_reals:
-            before = -1
-            while len(study.unusable) > before:  # what cannot be read is replaced, as long as there is more
-                before = len(study.unusable)
-                study.extract(Seen(detector=detector, view=self.real), self.reals(study), f"{self.metric}: real clips")
+            study.extract_reals(Seen(detector=detector, view=self.real), self.reals, f"{self.metric}: real clips")
 
     def _samples(self, study: Study) -> list[Item]:
         """Those of all repeats; a plan may make more, for other measures."""
@@ -216,7 +214,8 @@ class OfSets(Measure):
         return [self._set(rows[r * size : (r + 1) * size]) for r in range(count)]
 
     def real_set(self, study: Study) -> Tensor:
-        rows = study.rows(Seen(detector=study.detectors[self.network], view=self.real), self.reals(study))
+        reals = self.reals(study, study.unusable)
+        rows = study.rows(Seen(detector=study.detectors[self.network], view=self.real), reals)
         if not rows:
             raise study.nothing(f"{self.metric}: no real clip")
         return self._set(rows)

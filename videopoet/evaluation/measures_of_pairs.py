@@ -37,7 +37,7 @@ class Reconstruction(Measure):
         reading = self._reading(study)
         blank = np.zeros((1, *self._size(study), 3), np.uint8)
         scores = list(compare(blank, blank, reading.metrics).values())
-        rows = [r.clamp_max(MOST_DB) for r in study.rows(reading, _pairs(study))]
+        rows = [r.clamp_max(MOST_DB) for r in _scored(study, reading, "PSNR and SSIM")]
         return [_by_frame(score.metric, score.unit, score.higher_is_better, [r[:, i] for r in rows], self.comparable_to)
                 for i, score in enumerate(scores)]  # fmt: skip
 
@@ -71,9 +71,18 @@ class LearnedReconstruction(Measure):
         study.extract(self._reading(study), _pairs(study), self.network)
 
     def measure(self, study: Study) -> list[Measured]:
-        rows, detector = study.rows(self._reading(study), _pairs(study)), study.detectors[self.network]
+        detector = study.detectors[self.network]
+        rows = _scored(study, self._reading(study), detector.name)
         found = _by_frame(detector.name, "1", False, [r[:, 0] for r in rows], self.comparable_to)
         return [replace(found, detector=said(detector))]
+
+
+def _scored(study: Study, reading: Compared, what: str) -> list[Tensor]:
+    """Scores of every pair, (frames, metrics) each; ValueError with the first reason where there is none."""
+    rows = study.rows(reading, _pairs(study))
+    if not rows:
+        raise study.nothing(f"{what}: no clip and its reconstruction")
+    return rows
 
 
 def _pairs(study: Study) -> list[Item]:
@@ -83,8 +92,6 @@ def _pairs(study: Study) -> list[Item]:
 def _by_frame(
     metric: str, unit: str, higher: bool, clips: Sequence[Tensor], comparable_to: tuple[str, ...]
 ) -> Measured:
-    if not clips:
-        raise ValueError(f"{metric}: no clip and its reconstruction could be read")
     longest = max(map(len, clips))
     by_frame = [float(torch.stack([c[i].double() for c in clips if i < len(c)]).mean()) for i in range(longest)]
     means = torch.stack([c.double().mean() for c in clips])
@@ -102,6 +109,7 @@ class CodeUsage(Measure):
     """
 
     comparable_to: tuple[str, ...] = ()
+    of_codes = True
 
     def extract(self, study: Study) -> None: ...
 

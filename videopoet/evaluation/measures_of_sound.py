@@ -37,11 +37,11 @@ class SoundDistance(Measure):
 
     def extract(self, study: Study) -> None:
         study.extract(self._heard(study), [study.sample(w) for w in study.wishes], f"{self.metric}: samples")
-        study.extract(self._heard(study), self.reals(study), f"{self.metric}: real sounds")
+        study.extract_reals(self._heard(study), self.reals, f"{self.metric}: real sounds")
 
     def measure(self, study: Study) -> list[Measured]:
         fake = study.rows(self._heard(study), [study.sample(w) for w in study.wishes])
-        real = study.rows(self._heard(study), self.reals(study))
+        real = study.rows(self._heard(study), self.reals(study, study.unusable))
         if not fake or not real:
             raise study.nothing(f"{self.metric}: no sound of {'the samples' if not fake else 'the real clips'}")
         found = frechet_distance(torch.cat(fake), torch.cat(real))
@@ -79,6 +79,8 @@ class SoundSimilarity(Measure):
         heard, read, sounds, texts = self._parts(study)
         kept = [(s, t) for s, t in zip(sounds, texts) if s.key not in study.unusable]
         heard_rows, read_rows = study.rows(heard, [s for s, _ in kept]), study.rows(read, [t for _, t in kept])
+        if not kept:
+            raise study.nothing(f"{self.metric}: no sound of the samples")
         scores = torch.tensor([_cosine(a, b) for a, b in zip(heard_rows, read_rows)], dtype=torch.float64)
         detector = study.detectors[self.network]
         return [Measured(metric=detector.identity().metric(self.metric), value=float(scores.mean()),
@@ -122,7 +124,7 @@ class AudioVideoAlignment(Measure):
     comparable_to: tuple[str, ...] = ()
 
     def _items(self, study: Study) -> list[Item]:
-        return ClipsOfSamples()(study) if self.of == "real" else [study.sample(w) for w in study.wishes]
+        return ClipsOfSamples()(study, study.known) if self.of == "real" else [study.sample(w) for w in study.wishes]
 
     def extract(self, study: Study) -> None:
         self.flow(Shot(video=np.zeros((2, 32, 32, 3), np.uint8), fps=8.0))  # lacking OpenCV is no fault of a clip

@@ -1,6 +1,7 @@
 """Which samples are made of a dataset, as values: all captions, one of each video, the first 40,960, so many of a class.
 
-A plan is a function of the dataset's entries alone, and of its own seed. Sample i draws from the run's seed + i.
+A plan is a function of the dataset's entries, of its own seed, and of the prompts it reads, if any. Sample i draws from
+the run's seed + i.
 """
 
 import hashlib
@@ -36,11 +37,14 @@ class Wish:
 
 
 class Plan(Protocol):
-    """`expected`: how many samples the published protocol has; None where that depends on the data."""
+    """`expected`: how many samples the published protocol has; None where that depends on the data.
+
+    Called with the dataset's entries and its folder (--data), where a plan may find more than the entries.
+    """
 
     expected: int | None
 
-    def __call__(self, entries: Sequence["Entry"]) -> list[Wish]: ...
+    def __call__(self, entries: Sequence["Entry"], folder: Path | None = None) -> list[Wish]: ...
 
 
 def pick(seed: int, key: str, n: int) -> int:
@@ -62,7 +66,7 @@ class EveryCaption:
     count: int | None = None
     expected: int | None = None
 
-    def __call__(self, entries: Sequence["Entry"]) -> list[Wish]:
+    def __call__(self, entries: Sequence["Entry"], folder: Path | None = None) -> list[Wish]:
         return _numbered([(e, caption, i) for e in entries for i, caption in enumerate(e.captions)][: self.count])
 
 
@@ -73,7 +77,7 @@ class OneRandomCaption:
     seed: int = 0
     expected: int | None = None
 
-    def __call__(self, entries: Sequence["Entry"]) -> list[Wish]:
+    def __call__(self, entries: Sequence["Entry"], folder: Path | None = None) -> list[Wish]:
         return _numbered([(e, e.captions[pick(self.seed, e.key, len(e.captions))], 0) for e in entries if e.captions])
 
 
@@ -89,7 +93,7 @@ class CaptionsPerRepeat:
     def expected(self) -> int:
         return self.repeats * self.count
 
-    def __call__(self, entries: Sequence["Entry"]) -> list[Wish]:
+    def __call__(self, entries: Sequence["Entry"], folder: Path | None = None) -> list[Wish]:
         captioned, rows = [e for e in entries if e.captions], []
         for repeat in range(self.repeats):
             order = np.random.default_rng([self.seed, repeat]).permutation(len(captioned))[: self.count]
@@ -148,14 +152,13 @@ class ClassPrompts:
     def expected(self) -> int:
         return self.count
 
-    def __call__(self, entries: Sequence["Entry"]) -> list[Wish]:
+    def __call__(self, entries: Sequence["Entry"], folder: Path | None = None) -> list[Wish]:
         first: dict[str, Entry] = {}
         for entry in entries:
             first.setdefault(entry.label, entry)
         labels = sorted(first)
         if not labels:
             return []
-        folder = next((e.path.parent for e in entries if e.path), None)
         prompts = {label: self.wording(label, folder) for label in labels}
         rng = np.random.default_rng(self.seed)
         chosen = np.arange(self.count) % len(labels) if self.balanced else rng.integers(0, len(labels), self.count)
@@ -179,7 +182,7 @@ class EachVideo:
         if self.prompt not in ("none", "label", "caption"):
             raise ValueError(f"prompt is 'none', 'label' or 'caption', not {self.prompt!r}")
 
-    def __call__(self, entries: Sequence["Entry"]) -> list[Wish]:
+    def __call__(self, entries: Sequence["Entry"], folder: Path | None = None) -> list[Wish]:
         entries = list(entries)
         if not entries:
             return []

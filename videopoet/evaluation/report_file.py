@@ -19,7 +19,8 @@ from videopoet.data.files import whole_or_nothing
 from videopoet.evaluation.measures import Measured
 
 FORMAT = "videopoet-evaluation-1"
-PACKAGES = ("videopoet-open", "torch", "numpy", "av", "pillow", "transformers", "safetensors")
+PACKAGES = ("videopoet-open", "torch", "torchaudio", "numpy", "av", "pillow", "opencv-python-headless", "transformers",
+            "safetensors")  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A protocol from beginning to report: data, samples, features, numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from videopoet.evaluation.detectors.base import Detector, build_detector
 from videopoet.evaluation.makers import Maker
 from videopoet.evaluation.measures import Measure
 from videopoet.evaluation.plans import Wish
-from videopoet.evaluation.protocol import Contents, Protocol, plain
+from videopoet.evaluation.protocol import Contents, Protocol, digest, plain
 from videopoet.evaluation.report_file import FORMAT, as_record, versions
 from videopoet.evaluation.sampling import GivenSamples, Samples, make_samples
 from videopoet.evaluation.study import Run, Study
@@ -22,6 +22,8 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "transnetv2": {"class_path": _SURROGATES + "TransNetV2"},
     "musicnn": {"class_path": _SURROGATES + "Musicnn"},
     "random-conv3d": {"class_path": _SURROGATES + "RandomConv3d"},
+    "pixel-statistics": {"class_path": "videopoet.evaluation.detectors.controls.PixelStatistics"},
+    "frame-differences": {"class_path": "videopoet.evaluation.detectors.controls.FrameDifferences"},
     "colour-words": {"class_path": "videopoet.evaluation.detectors.colour_words.ColourWords"},
     "loudness": {"class_path": "videopoet.evaluation.detectors.loudness.Loudness"},
 }
@@ -80,7 +82,7 @@ def plan(protocol: Protocol, run: Run) -> tuple[Contents, list[Wish], list[str]]
     contents = protocol.dataset.read(run.data)
     if not contents.entries:
         raise ValueError(f"{run.data} holds nothing of what {protocol.name} measures: {'; '.join(contents.complaints)}")
-    wishes = protocol.plan(contents.entries)
+    wishes = protocol.plan(contents.entries, run.data)
     complaints = list(contents.complaints)
     if protocol.plan.expected is not None and len(wishes) != protocol.plan.expected:
         complaints.append(f"the data give {len(wishes)} samples instead of {protocol.plan.expected}")
@@ -108,10 +110,12 @@ def measure(protocol: Protocol, run: Run, nets: Networks, maker: Maker | None = 
         advance = run.stage("samples", len(wishes))
         unusable = make_samples(samples, maker, wishes, run.share, progress=advance, patience=run.patience)
     study = Study(protocol, contents, wishes, samples, nets.detectors, run, facts)
-    study.unusable |= unusable
+    study.unusable, study.known = dict(unusable), dict(unusable)
     if maker is not None and not given:
         study.shortened = sum(maker.reads(wish.prompt) != wish.prompt for wish in wishes)
-    measures = [m for m in protocol.measures if not set(m.roles) & set(nets.left_out)]
+    if given and any(m.of_codes for m in protocol.measures):
+        nets = replace(nets, left_out=(*nets.left_out, "codes"))
+    measures = [m for m in protocol.measures if not set(m.roles) & set(nets.left_out) and not (given and m.of_codes)]
     for each in measures:
         each.extract(study)
     if run.share.rank:
@@ -144,8 +148,9 @@ def _report(study: Study, measures: list[Measure], nets: Networks, complaints: l
     for each in measures:
         reasons = complaints + [nets.unexpected[role] for role in each.roles if role in nets.unexpected]
         records += [as_record(found, reasons) for found in each.measure(study)]
-    data = {"annotations": contents.sources, **contents.facts, "missing": list(contents.missing), "limit": study.run.limit,
-            "unusable": dict(sorted(study.unusable.items()))}  # fmt: skip
+    prompts = digest([wish.prompt for wish in study.wishes])  # one name of a file of prompts may stand for several
+    data = {"annotations": contents.sources, **contents.facts, "prompts": prompts, "missing": list(contents.missing),
+            "limit": study.run.limit, "unusable": dict(sorted(study.unusable.items()))}  # fmt: skip
     return {
         "format": FORMAT,
         "protocol": {"name": protocol.name, "title": protocol.title, "hash": protocol.hash, "spec": protocol.spec()},
@@ -155,5 +160,6 @@ def _report(study: Study, measures: list[Measure], nets: Networks, complaints: l
                     "maker": plain(study.maker_facts)},
         "data": data,
         "complaints": complaints,
+        "precision": {"features": "float32", "measures": "float64"},  # as `full_precision` and the measures see to
         "versions": versions(),
     }

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from videopoet.data.files import whole_or_nothing
 from videopoet.evaluation.cache import FeatureCache
 from videopoet.evaluation.detectors.base import Detector
 from videopoet.evaluation.detectors.weights import sha256_of
@@ -69,8 +70,9 @@ class Run:
 
 
 class Study:
-    """What measures work on. `unusable` says why clips could not be read; they count nowhere. `shortened`: samples of
-    whose prompt the model read only the words that fit it.
+    """What measures work on. `unusable` says why clips could not be read; they count nowhere. `known`: those of them that
+    every rank knew before any features were computed. `shortened`: samples of whose prompt the model read only the words
+    that fit it.
     """
 
     def __init__(self, knobs: Knobs, contents: Contents, wishes: Sequence[Wish], samples: Samples,
@@ -79,6 +81,7 @@ class Study:
         self.run, self.maker_facts = run, maker_facts
         self.cache = FeatureCache(run.work / "features")
         self.unusable: dict[str, str] = {}
+        self.known: dict[str, str] = {}
         self.shortened = 0
         self._wishes = list(wishes)
         self._files: dict[Path, str] = {}
@@ -116,7 +119,10 @@ class Study:
         return hashlib.sha256(f"{reading.identity}\0{item.key}\0{item.content}".encode()).hexdigest()
 
     def extract(self, reading: Reading, items: Sequence[Item], what: str) -> None:
-        """Compute what is not yet there of this rank's share, then (rank 0) of what others left."""
+        """Compute what is not yet there of this rank's share, then (rank 0) of what others left.
+
+        Ranks share out `items`, which must be the same on all of them.
+        """
         advance = self.run.stage(what, len(items))
         self.cache.refresh()
         self._extract(reading, self.run.share.mine(items, UNITS), advance)
@@ -124,10 +130,34 @@ class Study:
             for left in waiting(lambda i: self._there(reading, i), items, self.run.share, advance, self.run.patience):
                 self._extract(reading, left, advance)
 
+    def extract_reals(self, reading: Reading, reals: Callable[["Study", dict[str, str]], list[Item]], what: str) -> None:
+        """Features of real clips; others take the place of those that cannot be read, as long as there are more.
+
+        reals: the clips to take when some are unusable. Rank 0 alone knows in the end which are, so it does the others.
+        """
+        self.extract(reading, reals(self, self.known), what)
+        while self.run.share.rank == 0:
+            items = [item for item in reals(self, self.unusable) if not self._there(reading, item)]
+            if not items:
+                return
+            self._extract(reading, items, self.run.stage(what, len(items)))
+
     def _there(self, reading: Reading, item: Item) -> bool:
-        if self.key_of(reading, item) not in self.cache:
+        key = self.key_of(reading, item)
+        if key not in self.cache:
             self.cache.refresh()
-        return self.key_of(reading, item) in self.cache or item.key in self.unusable
+        if key not in self.cache and item.key not in self.unusable and self._refusal(key).is_file():
+            self.unusable[item.key] = self._refusal(key).read_text(encoding="utf-8")
+        return key in self.cache or item.key in self.unusable
+
+    def _refusal(self, key: str) -> Path:
+        """Where a rank tells the others why it computed no features; each tries its own share anew in the next run."""
+        return self.cache.folder / f"{key}.unusable"
+
+    def _refuse(self, key: str, item: Item, why: str) -> None:
+        self.unusable[item.key] = why
+        with whole_or_nothing(self._refusal(key)) as part:
+            part.write_text(why, encoding="utf-8")
 
     def _extract(self, reading: Reading, items: Iterable[Item], advance: Callable[[int], Any]) -> None:
         block: list[tuple[str, Tensor]] = []
@@ -154,13 +184,14 @@ class Study:
             advance(1)
             if key in self.cache or item.key in self.unusable:
                 continue
+            self._refusal(key).unlink(missing_ok=True)
             try:
                 units = reading.prepare(item.load(), item.key)
                 if reading.alone:
                     yield key, reading.compute(units)
                     continue
             except (ValueError, OSError) as error:
-                self.unusable[item.key] = str(error)
+                self._refuse(key, item, str(error))
                 continue
             if waiting_units and (units.shape[1:] != waiting_units[0][1].shape[1:] or units.dtype != waiting_units[0][1].dtype
                                   or sum(len(u) for _, u in waiting_units) + len(units) > UNITS):  # fmt: skip

@@ -59,7 +59,8 @@ class CLIP(ImageTextDetector):
         return self.network.config.projection_dim
 
     def preprocessing(self) -> dict:
-        return {"resize": spec_of(self.resize), "mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
+        captions = {"tokens": self.network.config.text_config.max_position_embeddings, "end_of_text": "kept"}
+        return {"resize": spec_of(self.resize), "mean": list(CLIP_MEAN), "std": list(CLIP_STD), "captions": captions}
 
     def picture_features(self, pictures: Tensor) -> Tensor:
         pixels = normalised(self.resize(pictures), CLIP_MEAN, CLIP_STD).movedim(-1, 1)
@@ -128,8 +129,7 @@ class VideoMAE(VideoDetector):
 class VJEPA2(VideoDetector):
     """Mean of V-JEPA 2's tokens.
 
-    JEDi as published is of V-JEPA 1 (ViT-H/16, SSv2 probe), which `transformers` has not: numbers made with this one are
-    not JEDi's, and its name says so.
+    JEDi as published is of the first V-JEPA (`vjepa.VJEPA`): numbers made with this one are not JEDi's, and its name says so.
     """
 
     output = "mean of tokens"
