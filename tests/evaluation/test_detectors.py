@@ -1,6 +1,7 @@
 """Detectors: what is theirs by name, shape and count; their arithmetic against references; how weights are found."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from videopoet.cli import main
 from videopoet.evaluation.detectors import c3d, i3d, inception, sound, vjepa
 from videopoet.evaluation.detectors.base import Identity, ImageDetector, VideoDetector, build_detector
 from videopoet.evaluation.detectors.surrogates import RandomConv3d
-from videopoet.evaluation.detectors.weights import FOLDER, Wanted
+from videopoet.evaluation.detectors.weights import FOLDER, TRUSTED, Wanted, load_weights
+from videopoet.evaluation.selftest import GOLDENS
 
 ROOT = Path(__file__).parents[2]
 
@@ -408,6 +411,16 @@ class TestWeights:
         (tmp_path / "net-12345678.safetensors").write_bytes(b"converted")
         assert wanted.find(None).suffix == ".safetensors"
 
+    def test_a_file_of_the_folder_is_trusted_as_it_was_first_used(self, monkeypatch, tmp_path):
+        path, module = tmp_path / "net.safetensors", nn.Linear(2, 1)
+        save_file({name: tensor.clone() for name, tensor in module.state_dict().items()}, path)
+        assert load_weights(module, path) and not (tmp_path / TRUSTED).exists(), "only files of the folder are noted"
+        monkeypatch.setenv(FOLDER, str(tmp_path))
+        assert load_weights(module, path) == load_weights(module, path) == json.loads((tmp_path / TRUSTED).read_text())
+        save_file({name: 1 + tensor for name, tensor in module.state_dict().items()}, path)
+        with pytest.raises(ValueError, match=r"when it was first used it had [0-9a-f]{16}.*take its line out of"):
+            load_weights(module, path)
+
     def test_a_pickle_is_not_run(self, tmp_path):
         class Hostile:
             def __reduce__(self):
@@ -419,24 +432,21 @@ class TestWeights:
         assert not (tmp_path / "ran").exists()
 
 
-GOLDEN = [
-    # clips, frames, pixels; published value
-    pytest.param((8, 30, 64, 64), 151.26, id="common_metrics"),
-    pytest.param((16, 15, 64, 64), 131.0, id="google-research"),
-]
+def test_the_selftest_tells_other_weights_from_the_published(i3d_file, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "selftest", "--weights", f"i3d={i3d_file}"])
+    said = capsys.readouterr()
+    assert "151.26" in said.out and "131" in said.out and "not the published values" in said.err
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "selftest", "--weights", "c3d=x"])
+    assert "no published value is known for 'c3d'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shape", "published"), GOLDEN)
-def test_zeros_against_ones_with_real_weights(shape, published):
-    """FVD of black against white clips: 151.256 (TorchScript, 8 clips of 30), 151.392 (TF 1.15), around 131 (16 of 15)."""
-    from videopoet.evaluation.frechet import frechet_distance
-
+@pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.title)
+def test_published_values_with_real_weights(golden):
     try:
         detector = i3d.I3D()
     except ValueError as error:
         pytest.skip(str(error))
-    # All clips of a side are the same, so two of them have the published statistics of any number.
-    clip = np.zeros((1, *shape[1:], 3), np.uint8)
-    black, white = (detector(value + clip).repeat(2, 1) for value in (np.uint8(0), np.uint8(255)))
-    assert frechet_distance(black, white).value == pytest.approx(published, rel=0.02)
+    assert golden.measure(detector) == pytest.approx(golden.value, rel=golden.tolerance)

@@ -1,4 +1,4 @@
-"""`videopoet evaluate NAME`: a protocol of configs/evaluation, or a YAML file, from data to report; and `compare`."""
+"""`videopoet evaluate NAME`: a protocol of configs/evaluation, or a YAML file, from data to report; `compare`, `selftest`."""
 
 import argparse
 import os
@@ -34,7 +34,7 @@ class ByNameOrPath(argparse._SubParsersAction):
 
 
 def add(protocols) -> None:
-    """One sub-command for each protocol, one for files, and `compare`."""
+    """One sub-command for each protocol, one for files, `compare` and `selftest`."""
     for name, path in names().items():
         said = header(path).replace("%", "%%")
         arguments(protocols.add_parser(name, help=said.partition("\n")[0], description=said, epilog=example(name),
@@ -49,6 +49,15 @@ def add(protocols) -> None:
     compare.add_argument("reports", nargs=2, type=Path, metavar="REPORT", help="JSON files that --out wrote")
     compare.add_argument("--plot", type=Path, metavar="SVG", help="draw both")
     compare.set_defaults(run=run_compare)
+    selftest = protocols.add_parser(
+        "selftest",
+        help="published values that need no data: are these I3D weights the published ones, and are they used alike?",
+        description="FVD of black against white clips, as two public implementations print it. An error where it is another.",
+        epilog="example: videopoet evaluate selftest --weights i3d=i3d_pretrained_400.pt",
+    )
+    selftest.add_argument("--weights", type=pairs, default={}, metavar="i3d=PATH", help="the file (default: "
+                          "i3d_pretrained_400.pt in $VIDEOPOET_EVALUATION_WEIGHTS)")  # fmt: skip
+    selftest.set_defaults(run=run_selftest)
 
 
 def example(name: str) -> str:
@@ -196,6 +205,20 @@ def bars(quiet: bool):
             return lambda steps=1: shown.advance(number, steps)
 
         yield stage
+
+
+def run_selftest(namespace: argparse.Namespace) -> None:
+    """The table; an error where a value is not the published one."""
+    from rich.console import Console
+
+    from videopoet.evaluation.selftest import selftest
+
+    if unknown := sorted(set(namespace.weights) - {"i3d"}):
+        raise ValueError(f"no published value is known for '{unknown[0]}': give i3d=PATH")
+    view, right = selftest(namespace.weights.get("i3d"))
+    Console(width=160).print(view)
+    if not right:
+        raise ValueError("not the published values: these are other weights, or something changes what they see")
 
 
 def run_compare(namespace: argparse.Namespace) -> None:

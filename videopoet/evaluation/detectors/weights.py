@@ -1,6 +1,7 @@
 """Where a detector's weights are: a file that is named, or one folder that the user filled. Nothing is downloaded."""
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from videopoet import component
+from videopoet.data.files import whole_or_nothing
 from videopoet.foreign_weights import read_state
 
 FOLDER = "VIDEOPOET_EVALUATION_WEIGHTS"  # environment variable: a folder with the files below under their own names
+TRUSTED = "trusted.json"  # in that folder: sha256 of its files when they were first used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,26 @@ def load_weights(module: nn.Module, path: Path, keep=lambda name: True) -> dict[
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, tensor)
     component.fit(module, state, str(path))
-    return {path.name: sha256_of(path)}
+    digest = sha256_of(path)
+    _trust(path, digest)
+    return {path.name: digest}
+
+
+def _trust(path: Path, digest: str) -> None:
+    """Note the hash of a file of $VIDEOPOET_EVALUATION_WEIGHTS at its first use. Raises ValueError where it changed since."""
+    folder = os.environ.get(FOLDER)
+    if not folder or path.resolve().parent != Path(folder).resolve():
+        return
+    book = Path(folder, TRUSTED)
+    known = json.loads(book.read_text(encoding="utf-8")) if book.is_file() else {}
+    if known.setdefault(path.name, digest) != digest:
+        raise ValueError(
+            f"{path} has sha256 {digest[:16]}..., when it was first used it had {known[path.name][:16]}...: bring that file "
+            f"back, or, if the new one is meant, take its line out of {book}"
+        )
+    if os.access(folder, os.W_OK):
+        with whole_or_nothing(book) as part:
+            part.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def sha256_of(path: Path) -> str:
