@@ -167,7 +167,9 @@ def measure_activations(
     if rows == 1:
         return Activations(constant=0, by_row=whole.peak)
     half = measure_step(model, first_rows(batch, rows // 2), autocast)
-    more = max(whole.peak - half.peak, whole.kept - half.kept)  # a small batch can be nothing beside the table
+    more, kept = whole.peak - half.peak, whole.kept - half.kept
+    if more < kept:  # the table still outweighs the blocks; what is in proportion to the rows is the most it can be
+        return Activations(constant=0, by_row=whole.peak / rows)
     by_row = more / (rows - rows // 2)
     return Activations(constant=whole.peak - by_row * rows, by_row=by_row)
 
