@@ -13,6 +13,7 @@ from gpu_kernels import gpu_kernels
 from videopoet import component
 from videopoet.cli import main
 from videopoet.commands.plan import strategies_of
+from videopoet.data.order import Deal
 from videopoet.planning.config import build_mixture, build_model, merge, mixture_settings, places, read_config
 from videopoet.planning.memory import STRATEGIES, dtypes, first_rows, measure_activations, states
 from videopoet.planning.shadow import measure_step
@@ -110,6 +111,8 @@ def test_the_command_plans_a_preset(capsys):
     assert found["configured"]["fits"] and not found["advice"]
     tokens = plan_json(capsys, *DEMO, "--gpus", "4", "--tokens", "1e9")["work"]
     assert tokens["tokens"] == pytest.approx(1e9, rel=1e-3)
+    step = plan_json(capsys, *DEMO, "--gpus", "4", "--data.init_args.tokens_per_step=8000", "--data.init_args.parts=4")
+    assert 0.7 * 8000 < step["work"]["tokens_per_step"] <= 8000 and step["tokens_per_batch"] == 2000
 
 
 def test_what_does_not_fit_is_told_what_to_change(capsys):
@@ -135,6 +138,24 @@ def test_8b_takes_a_step_without_memory():
     found = measure_step(model, place.batch, torch.bfloat16)
     assert found.untouched == () and 10e9 < found.kept < found.peak < 60e9
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", ["300m", "1b", "8b"])
+def test_a_presets_step_is_shared_out_as_its_header_says(size):
+    """16 devices x 3 batches x 30,000 tokens; 64 devices too."""
+    config = read_config([ROOT / f"configs/lm/{size}.yaml"])
+    data, turns = config["data"]["init_args"], config["trainer"]["accumulate_grad_batches"]
+    assert turns == 3 and data["tokens_per_step"] == 16 * turns * data["tokens_per_batch"] == 16 * 3 * 30_000
+    for devices in (16, 64):
+        assert Deal(parts=data["parts"], world_size=devices, accumulation=turns).shares == devices * turns
+
+
+def test_a_table_that_outweighs_few_blocks_hides_nothing(batch):
+    """Gradients of a large table are the most that few recomputed blocks need; many blocks are heavier than it."""
+    flat = {"class_path": "videopoet.models.token_io.Flat", "init_args": {"vocabulary_size": 20_000}}
+    made = spec(io=flat, layers=40, recompute=True)
+    found = measure_activations(partial(on_meta, made), batch, "32-true", 0, True)
+    assert found.by_row > 0 and found(4) == measure_step(on_meta(made), batch).peak
 
 
 def test_configs_are_laid_over_each_other(tmp_path):

@@ -64,7 +64,8 @@ def make(config: dict, a: argparse.Namespace):
     trainer = config.get("trainer", {})
     precision, accumulate = str(trainer.get("precision", "32-true")), trainer.get("accumulate_grad_batches", 1)
     model = build_model(config)
-    mixture = build_mixture(config, model, a.lattice and tuple(a.lattice), a.audio_frames, a.audio_levels)
+    mixture = build_mixture(config, model, a.lattice and tuple(a.lattice), a.audio_frames, a.audio_levels,
+                            batches=a.gpus * accumulate)  # fmt: skip
     found = places(mixture)
     if not a.tokens and trainer.get("max_steps", -1) < 1:
         raise ValueError("the config has no trainer.max_steps: give --tokens")

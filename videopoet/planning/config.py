@@ -175,8 +175,11 @@ def vocabulary_of(io: TokenIO) -> Vocabulary:
 
 
 def build_mixture(config: dict, model: TokenLM, lattice: tuple[int, int, int] | None = None,
-                  audio_frames: int | None = None, audio_levels: int | None = None) -> Mixture:  # fmt: skip
+                  audio_frames: int | None = None, audio_levels: int | None = None,
+                  batches: int | None = None) -> Mixture:  # fmt: skip
     """The config's mixture over blank examples whose text slots are full, as no device has more to do.
+
+    batches: of all GPUs and turns of accumulation, which share out a configured `tokens_per_step`.
 
     The layout is that of the config's token shards where they are there and nothing else is asked for; else the given one,
     VideoPoet's clips where nothing is given.
@@ -202,7 +205,9 @@ def build_mixture(config: dict, model: TokenLM, lattice: tuple[int, int, int] | 
     full = Text(ids=torch.ones(length, dtype=torch.int64), shown=torch.ones(length, dtype=torch.bool))
     shares = settings.pop("tasks")
     how = {"seed": 0, "drop_text": 0.1, "tokens_per_batch": 8192} | settings
-    how["tokens_per_step"] = how.pop("tokens_per_batch")  # one rank, no accumulation: the batch is the step
+    batch, step = how.pop("tokens_per_batch"), how.pop("tokens_per_step", None)
+    # one rank without accumulation: its batch is the step
+    how["tokens_per_step"] = min(batch, step // batches) if step and batches else batch
     how.pop("parts", None)
     return Mixture(BlankShards(layout, shares), layout, lambda prompts: [full] * len(prompts), shares, **how)
 

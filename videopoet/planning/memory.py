@@ -154,26 +154,24 @@ class Activations:
 def measure_activations(
     build: Callable[[], TokenLM], batch: Batch, precision: str, stage: int, recompute: bool
 ) -> Activations:
-    """Measured on the meta device at two depths and two batch sizes, which what is needed is linear in, each by itself.
+    """Measured on the meta device at full depth and two batch sizes. Fewer blocks would not tell: under checkpointing the
+    most that a few need is held by gradients of the token table, which more blocks do not add to, before it is by them.
 
     build: makes the model on the meta device.
     """
     weight, autocast = dtypes(precision, stage)
     model = build().to(weight)
     model.transformer.recompute = recompute
-    blocks, rows = model.transformer.blocks, len(batch.inputs)
-    depths = (2, 3) if len(blocks) > 3 else (len(blocks),)
-    sizes = (max(1, rows // 2), rows) if rows > 1 else (rows,)
-    peaks = {}
-    for depth in depths:
-        model.transformer.blocks = blocks[:depth]
-        for size in sizes:
-            peaks[depth, size] = measure_step(model, first_rows(batch, size), autocast).peak
-    at = {
-        s: peaks[depths[0], s] + (peaks[depths[-1], s] - peaks[depths[0], s]) * (len(blocks) - depths[0]) for s in sizes
-    }
-    by_row = (at[rows] - at[sizes[0]]) / (rows - sizes[0]) if rows > 1 else at[rows]
-    return Activations(constant=at[rows] - by_row * rows, by_row=by_row)
+    rows = len(batch.inputs)
+    whole = measure_step(model, batch, autocast)
+    if rows == 1:
+        return Activations(constant=0, by_row=whole.peak)
+    half = measure_step(model, first_rows(batch, rows // 2), autocast)
+    more, kept = whole.peak - half.peak, whole.kept - half.kept
+    if more < kept:  # the table still outweighs the blocks; what is in proportion to the rows is the most it can be
+        return Activations(constant=0, by_row=whole.peak / rows)
+    by_row = more / (rows - rows // 2)
+    return Activations(constant=whole.peak - by_row * rows, by_row=by_row)
 
 
 def first_rows(batch: Batch, rows: int) -> Batch:
