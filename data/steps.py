@@ -69,6 +69,30 @@ class StepSchedule(Dataset, ABC):
         return self.substitution.batch(lambda: self.build(turn), self.deal(turn)[0])
 
 
+def share_out(whole: int | None, most: int, what: str, parts: int | None, *, world_size: int, rank: int = 0,
+              accumulation: int = 1) -> tuple[int, Deal]:  # fmt: skip
+    """Size of a step on all ranks, and how it is dealt out.
+
+    whole: the configured size of a step, in parts of which every rank and turn takes as many; without it a step grows with
+    ranks and accumulation, each batch being `most`. Raises ValueError, with what to set, where a batch would be more than
+    that.
+    """
+    shares = world_size * accumulation
+    parts = shares if whole is None else parts or whole
+    deal = Deal(parts=parts, world_size=world_size, rank=rank, accumulation=accumulation)
+    if whole is None:
+        return most * shares, deal
+    if whole > most * shares:
+        turns = next((n for n in range(1, parts + 1) if parts % (world_size * n) == 0 and n * world_size * most >= whole),
+                     None)  # fmt: skip
+        remedy = f"trainer.accumulate_grad_batches={turns}" if turns else "more parts, or larger batches"
+        raise ValueError(
+            f"a step of {whole} {what} on {world_size} ranks x {accumulation} turns of accumulation makes batches of "
+            f"{whole // shares}, at most {most} were asked for: set {remedy}"
+        )
+    return whole, deal
+
+
 class StepDataModule(lightning.LightningDataModule):
     """A data module over a `StepSchedule`, with the step riding in the batch as `batch.step`.
 
@@ -151,27 +175,9 @@ class StepDataModule(lightning.LightningDataModule):
         return self.trainer.world_size, self.trainer.global_rank, self.trainer.accumulate_grad_batches
 
     def share(self, whole: int | None, most: int, what: str, parts: int | None) -> tuple[int, Deal]:
-        """Size of a step on all ranks, and how it is dealt out.
-
-        whole: the configured size of a step, in parts of which every rank and turn takes as many; without it a step
-        grows with ranks and accumulation, each batch being `most`. Raises ValueError, with what to set, where a batch
-        would be more than that.
-        """
+        """`share_out` to this run's ranks and turns."""
         world_size, rank, accumulation = self.ranks()
-        shares = world_size * accumulation
-        parts = shares if whole is None else parts or whole
-        deal = Deal(parts=parts, world_size=world_size, rank=rank, accumulation=accumulation)
-        if whole is None:
-            return most * shares, deal
-        if whole > most * shares:
-            turns = next((n for n in range(1, parts + 1) if parts % (world_size * n) == 0 and n * world_size * most >= whole),
-                         None)  # fmt: skip
-            remedy = f"trainer.accumulate_grad_batches={turns}" if turns else "more parts, or larger batches"
-            raise ValueError(
-                f"a step of {whole} {what} on {world_size} ranks x {accumulation} turns of accumulation makes batches of "
-                f"{whole // shares}, at most {most} were asked for: set {remedy}"
-            )
-        return whole, deal
+        return share_out(whole, most, what, parts, world_size=world_size, rank=rank, accumulation=accumulation)
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"next_step": self.next_step}

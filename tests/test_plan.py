@@ -115,6 +115,13 @@ def test_the_command_plans_a_preset(capsys):
     assert 0.7 * 8000 < step["work"]["tokens_per_step"] <= 8000 and step["tokens_per_batch"] == 2000
 
 
+def test_what_fit_would_refuse_is_said(capsys):
+    step = [*DEMO, "--data.init_args.tokens_per_step=64000", "--data.init_args.parts=16"]
+    assert not plan_json(capsys, *step, "--gpus", "16")["refused"]
+    assert "set trainer.accumulate_grad_batches=8" in plan_json(capsys, *step, "--gpus", "2")["refused"]
+    assert "cannot share out the 16 parts" in plan_json(capsys, *step, "--gpus", "3")["refused"]
+
+
 def test_what_does_not_fit_is_told_what_to_change(capsys):
     arguments = [*DEMO, "--gpus", "8"]
     needed = plan_json(capsys, *arguments)["configured"]

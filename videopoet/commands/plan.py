@@ -55,7 +55,7 @@ def make(config: dict, a: argparse.Namespace):
     from functools import partial
 
     from videopoet.planning import plan as p
-    from videopoet.planning.config import build_mixture, build_model, places
+    from videopoet.planning.config import build_mixture, build_model, mixture_settings, places
     from videopoet.planning.report import dev_run
 
     machine = machine_of(a)
@@ -81,9 +81,22 @@ def make(config: dict, a: argparse.Namespace):
         machine=machine, gpus=a.gpus, precision=precision, accumulate=accumulate, utilisation=a.utilisation,
         tokens_per_batch=mixture.tokens_per_step, parameters=p.count_parameters(model), lengths=mixture.lengths,
         measured_on=task, work=work, rows=rows, configured=configured,
+        refused=refusal(mixture_settings(config), a.gpus, accumulate),
         advice=p.advise(rows, configured, mixture.tokens_per_step, max(mixture.lengths.values())),
     )  # fmt: skip
     return plan, dev_run(model, found, precision) if a.fast_dev_run else {}
+
+
+def refusal(settings: dict, gpus: int, accumulation: int) -> str:
+    """Why `videopoet fit` would not begin on so many GPUs: it cannot share a step out. Empty where it can."""
+    from videopoet.data.steps import share_out
+
+    try:
+        share_out(settings.get("tokens_per_step"), settings.get("tokens_per_batch", 8192), "tokens", settings.get("parts"),
+                  world_size=gpus, accumulation=accumulation)  # fmt: skip
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def machine_of(a: argparse.Namespace):

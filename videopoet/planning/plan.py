@@ -75,6 +75,7 @@ class Plan:
     work: Work
     rows: list[Row]
     configured: Row
+    refused: str  # why training would not begin on so many GPUs; empty where it would
     advice: list[str]
 
     def to_json(self) -> dict:

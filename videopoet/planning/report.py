@@ -34,6 +34,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"{100 * RESERVE:.0f} % of {machine.memory / 1e9:.0f} GB free ({room:.1f} GB to use). Most tokens: the largest "
         "tokens_per_batch that fits."
     )
+    if plan.refused:
+        console.print(f"[red]videopoet fit would not begin:[/] {plan.refused}", soft_wrap=True)
     if plan.configured.fits:
         console.print(f"[green]the config as it is fits[/] ({name_of(plan.configured)})")
         return
