@@ -123,11 +123,19 @@ def test_ranks_take_what_was_planned(name, ranks):
 
 def agree(name: str, held: dict, peak: dict, plan: States) -> None:
     # Lightning drops old gradients after the forward pass; DDP's lie in its buckets, ZeRO-3's in a buffer that stays.
-    stays = plan.gradients + plan.communication if name.startswith("ddp") else plan.gradients if name == "zero3" else 0
-    assert held["before"] == pytest.approx(plan.parameters + plan.optimizer + stays, rel=0.1)
+    # Before the last of two turns of accumulation, those of the first are there.
+    stays = plan.gradients + plan.communication if name.startswith("ddp") else 0
+    stays = plan.gradients if name in ("zero3", "zero1, accumulated") else stays
     copies = plan.communication if name.startswith("ddp") else 0
-    assert held["backward"] == pytest.approx(plan.resident + copies, rel=0.1)
-    assert peak["stepped"] == pytest.approx(plan.resident + plan.step, rel=0.1)
+    # ZeRO-3 lets go of gathered weights when it gets to it: between its passes some of them may still be there.
+    gathered = plan.communication if name == "zero3" else 0
+
+    def near(found: int, expected: int) -> bool:
+        return 0.9 * expected <= found <= 1.1 * (expected + gathered)
+
+    assert near(held["before"], plan.parameters + plan.optimizer + stays)
+    assert near(held["backward"], plan.resident + copies)
+    assert near(peak["stepped"], plan.resident + plan.step)
     stage = 0 if name.startswith("ddp") else 2
     batch = memory_of_ranks.batch_of(2)
     activations = measure_activations(partial(on_meta, spec(width=192)), batch, "bf16-mixed", stage, False)(2)
