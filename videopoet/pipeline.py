@@ -31,7 +31,7 @@ from videopoet.vocabulary import Modality
 #: The model that ships with the package.
 SHIPPED = Path(__file__).parent / "shipped"
 
-DEFAULT_DRAW = Draw(filters=(Temperature(value=0.9),), guidance=Guidance(text=2.0))
+DEFAULT_DRAW = Draw(filters=(Temperature(value=0.8),), guidance=Guidance(text=2.0))
 ROWS = 64  # requests or candidates sampled at one time
 
 
