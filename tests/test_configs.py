@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from videopoet import component
+from videopoet.data.bounce import Scene
 from videopoet.data.schema import TokenManifest
 from videopoet.data.shards import ShardWriter
 from videopoet.pipeline import SHIPPED
@@ -76,13 +77,14 @@ def tokens(tmp_path_factory, shipped) -> str:
     manifest = TokenManifest(fps=8.0, frames=17, height=16, width=16, sample_rate=16000, fingerprints=prints,
                              visual_lattice=(5, 2, 2), visual_codebook_size=2**12, audio_frames=7, audio_levels=2,
                              audio_codebook_size=512)  # fmt: skip
+    scenes = [scene for scene in map(Scene.sample, range(40)) if len(scene.objects) == 1]  # whose class is known
     with ShardWriter(folder, prefix="tokens") as writer:
         for i in range(4):
             visual, audio = rng.integers(0, 2**12, (5, 2, 2)), rng.integers(0, 512, (7, 2))
             record = {
                 "visual": visual.astype(np.uint16),
                 "audio": audio.astype(np.uint16),
-                "json": {"captions": ["a circle"]},
+                "json": {"captions": ["a circle"], "source": {"bounce": scenes[i].attributes()}},
             }
             writer.write(str(i), record)
         writer.finish(manifest)
