@@ -32,7 +32,7 @@ class Command:
 
     def example(self) -> str:
         given = (
-            [f'--prompt "{PROMPT}"'] * self.prompt
+            ["--prompt bounce" if self.names_class else f'--prompt "{PROMPT}"'] * self.prompt
             + ["--image first.png"] * self.image
             + ["--video in.mp4"] * self.video
             + ["--audio in.wav"] * self.audio
