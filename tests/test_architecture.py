@@ -121,7 +121,7 @@ def test_only_training_cli_and_data_modules_know_lightning():
 def test_no_machine_path_and_no_registry_host():
     for bad in ("see /" + "work/x.py", '"/' + 'tmp/out.mp4"', "--index" + "-url x", "py" + "pi.org/simple"):
         assert foreign_places(bad), bad
-    for good in ("out/tmp/x", "#!/usr/bin/env bash", "path/to/opt/x", "https://arxiv.org/abs/2312.14125"):
+    for good in ("out/tmp/x", "#!/usr/bin/env bash", "path/to/" + "opt/x", "https://arxiv.org/abs/2312.14125"):
         assert not foreign_places(good), good
     found = {}
     for path in repository_files():

@@ -111,8 +111,7 @@ def measure(protocol: Protocol, run: Run, nets: Networks, maker: Maker | None = 
         unusable = make_samples(samples, maker, wishes, run.share, progress=advance, patience=run.patience)
     study = Study(protocol, contents, wishes, samples, nets.detectors, run, facts)
     study.unusable, study.known = dict(unusable), dict(unusable)
-    if maker is not None and not given:
-        study.shortened = sum(maker.reads(wish.prompt) != wish.prompt for wish in wishes)
+    study.shortened = 0 if given else sum(maker.reads(wish.prompt) != wish.prompt for wish in wishes)
     if given and any(m.of_codes for m in protocol.measures):
         nets = replace(nets, left_out=(*nets.left_out, "codes"))
     measures = [m for m in protocol.measures if not set(m.roles) & set(nets.left_out) and not (given and m.of_codes)]
