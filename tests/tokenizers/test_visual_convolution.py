@@ -55,6 +55,26 @@ def test_autocast_is_honoured():
         assert convolve(*arguments).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("frames, kernel", [(2, 3), (3, 3), (2, 5), (3, 5), (4, 5), (5, 5)])
+def test_few_padded_frames_in_bfloat16_have_the_gradients_of_float32(frames, kernel, autocast):
+    """Of 2 frames under a kernel of 3, oneDNN writes a part of the weights' gradient and leaves the rest as it was."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 16, frames, 6, 6), torch.randn(16, 16, *[kernel] * 3)
+    x, weight = (a.bfloat16().contiguous(memory_format=LAST) for a in (x, weight))
+    upstream = torch.randn_like(x)
+    gradients = []
+    for dtype in (torch.float32, torch.float32 if autocast else torch.bfloat16):
+        a, w = (each.to(dtype).requires_grad_() for each in (x, weight))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and bool(gradients)):
+            out = convolve(a, w, None, (1, 1, 1), (kernel // 2,) * 3)
+        for size in (100, 1000, 10_000, 100_000):
+            torch.full((size,), torch.nan)  # what an unwritten gradient would show
+        gradients.append(torch.autograd.grad(out, (a, w), upstream.to(out.dtype)))
+    for true, found in zip(*gradients):
+        assert float((found - true).norm() / true.norm()) < 0.02
+
+
 def test_what_the_kernel_cannot_take_goes_to_torch():
     assert convolve(*case("strided", dtype=torch.float64)).dtype == torch.float64
     x, weight, *rest = case("strided")

@@ -13,7 +13,13 @@ def convolve(
     For a single clip in float32 on a CPU torch asks oneDNN only where channels x frames x rows exceed 20480 (and never
     for kernels of 1 with one thread). Below that it takes a generic kernel, 2 to 10 times slower, which also gives up
     channels-last memory. Chunks of a stream and small frames are all below.
+
+    In bfloat16 on a CPU, zeros around a few frames are written out: asked to imagine them, oneDNN leaves the slices of the
+    weights' gradient that meet nothing but zeros unwritten, and gives back what the memory held before (torch 2.13;
+    3 frames under a kernel of 5 as well as 2 under one of 3).
     """
+    if padding[0] and x.shape[2] < 2 * weight.shape[2] and _in_bfloat16_on_cpu(x):
+        x, padding = F.pad(x, (0, 0, 0, 0, padding[0], padding[0])), (0, *padding[1:])
     if _for_one_dnn(x, weight):
         return torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
     return F.conv3d(x, weight, bias, stride, padding)
@@ -29,3 +35,8 @@ def _for_one_dnn(x: Tensor, weight: Tensor) -> bool:
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")  # it does not know the operator; bfloat16 always goes to oneDNN
     )
+
+
+def _in_bfloat16_on_cpu(x: Tensor) -> bool:
+    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return x.device.type == "cpu" and (autocast or x.dtype == torch.bfloat16)
