@@ -1,13 +1,14 @@
-"""Factors of covariances, and products of them that leave out what is zero or is not read.
+"""Factors of covariances and products of them, by LAPACK through scipy.
 
-All go block by block so that nearly all work is matrix products: at d = 2,048 twice as fast as the library's own
-Cholesky and as two whole products (0.08 s for 0.17 s, 0.21 s for 0.44 s, one thread).
+scipy has the routines that leave out what is zero or is not read, and its OpenBLAS is a fifth faster than torch's MKL in
+float64 where the processor is not Intel's: at d = 2,048 each takes 0.05 to 0.2 s on two cores of an AMD EPYC. Tensors lie in
+CPU memory in float64, and are read where they lie if their order allows it.
 """
 
+import numpy as np
 import torch
+from scipy.linalg import blas, eigh, lapack
 from torch import Tensor
-
-BLOCK = 256
 
 
 def factor(covariance: Tensor, rank: int | None = None) -> Tensor:
@@ -36,52 +37,50 @@ def factor_of_features(features: Tensor, ddof: int = 1) -> Tensor:
     return turned.T / (n - ddof) ** 0.5
 
 
-def cholesky(covariance: Tensor, block: int = BLOCK) -> Tensor | None:
-    """Lower triangular factor, left to right in block columns; None where the matrix is not positive definite."""
-    lower = torch.zeros_like(covariance)
-    for start in range(0, len(covariance), block):
-        end = start + block
-        column = covariance[start:, start:end] - lower[start:, :start] @ lower[start:end, :start].T
-        corner, failed = torch.linalg.cholesky_ex(column[:block])
-        if failed:
-            return None
-        lower[start:end, start:end] = corner
-        if end < len(covariance):
-            below = torch.linalg.solve_triangular(corner, column[block:].T, upper=False)
-            lower[end:, start:end] = below.T
-    return lower
+def cholesky(covariance: Tensor) -> Tensor | None:
+    """Lower triangular factor; None where the matrix is not positive definite."""
+    lower, failed = lapack.dpotrf(_symmetric(covariance), lower=1, clean=1)
+    return None if failed else torch.from_numpy(lower)
 
 
-def is_lower(factor: Tensor, block: int = BLOCK) -> bool:
-    """Whether all blocks above the diagonal ones are zero, as Cholesky's are."""
+def is_lower(factor: Tensor, block: int = 256) -> bool:
+    """Whether a factor is square and all above its diagonal is zero, as in Cholesky's."""
     d, r = factor.shape
-    return d == r and not any(factor[:start, start : start + block].any() for start in range(0, r, block))
+    columns = ((start, factor[: start + block, start : start + block]) for start in range(0, r, block))
+    return d == r and not any(above.triu(1 - start).any() for start, above in columns)
 
 
-def product(left: Tensor, right: Tensor, block: int = BLOCK) -> Tensor:
-    """leftᵀ right; of two lower triangles a third of the work, row i column j begins with their row max(i, j)."""
-    if (left is not right and not is_lower(left, block)) or not is_lower(right, block):
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """leftᵀ right; where left is a lower triangle, in half of the work."""
+    if not is_lower(left):
         return left.T @ right
-    made = torch.empty_like(right)
-    for start in range(0, len(left), block):
-        end = start + block
-        made[start:end, :end] = left[start:, start:end].T @ right[start:, :end]
-        made[start:end, end:] = left[end:, start:end].T @ right[end:, end:]
-    return made
+    return torch.from_numpy(blas.dtrmm(1.0, _columns(left), _columns(right), lower=1, trans_a=1))
 
 
-def congruence(factor: Tensor, covariance: Tensor, block: int = BLOCK) -> Tensor:
-    """factorᵀ covariance factor, of which only the lower triangle is filled; zeros above the factor's blocks are skipped."""
-    r = factor.shape[1]
-    made = covariance.new_zeros(r, r)
-    starts = range(0, r, block)
-    lower = is_lower(factor, block)
-    for start in starts:
-        columns = slice(start, start + block)
-        first = start if lower else 0  # row of the factor at which this block's columns begin
-        right = covariance[first:, first:] @ factor[first:, columns]
-        for below in range(start, r, block):
-            skipped = below if lower else 0
-            left = factor[skipped:, below : below + block]
-            made[below : below + block, columns] = left.T @ right[skipped - first :]
-    return made
+def square(lower: Tensor) -> Tensor:
+    """lowerᵀ lower of a lower triangle, of which only the lower triangle is filled: a third of the work."""
+    return torch.from_numpy(lapack.dlauum(_columns(lower), lower=1)[0])
+
+
+def congruence(factor: Tensor, covariance: Tensor) -> Tensor:
+    """factorᵀ covariance factor, of which only the lower triangle is filled where the factor is one."""
+    if not is_lower(factor):
+        return factor.T @ (covariance @ factor)
+    made, _ = lapack.dsygst(_symmetric(covariance), _columns(factor), itype=2, lower=1)
+    return torch.from_numpy(made)
+
+
+def eigenvalues(symmetric: Tensor) -> Tensor:
+    """Ascending eigenvalues of a matrix whose lower triangle is read, by reduction from the first column on."""
+    found = eigh(_columns(symmetric), lower=True, eigvals_only=True, driver="ev", check_finite=False)
+    return torch.from_numpy(found)
+
+
+def _columns(matrix: Tensor) -> np.ndarray:
+    """As LAPACK wants it, column after column."""
+    return np.asfortranarray(matrix.numpy())
+
+
+def _symmetric(matrix: Tensor) -> np.ndarray:
+    """The same of a matrix that is its own transpose, and need not be copied if it lies row after row."""
+    return _columns(matrix.T if matrix.is_contiguous() else matrix)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videopoet.evaluation.factors import congruence, factor, factor_of_features, is_lower, product
+from videopoet.evaluation.factors import congruence, eigenvalues, factor, factor_of_features, is_lower, product, square
 from videopoet.evaluation.statistics import GaussianStatistics
 
 INVISIBLE = 1e-10  # share of the traces that the fast route may be off by
@@ -98,11 +98,11 @@ def frechet_distance(
 
 def frechet_bias(covariance: Tensor, n1: int, n2: int) -> float:
     """Expected distance of samples of n1 and n2 from one Gaussian, to second order: good from n around d on."""
-    eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0)
-    eigenvalues = eigenvalues[eigenvalues > 0]
-    total = 2 * eigenvalues.sum() + eigenvalues.sum() / 2  # the diagonal of the double sum a second time: λi / 2
-    for row in eigenvalues.split(512):
-        total = total + (row[:, None] * eigenvalues / (row[:, None] + eigenvalues)).sum()
+    spectrum = eigenvalues(covariance)
+    spectrum = spectrum[spectrum > 0]
+    total = 2 * spectrum.sum() + spectrum.sum() / 2  # the diagonal of the double sum a second time: λi / 2
+    for row in spectrum.split(512):
+        total = total + (row[:, None] * spectrum / (row[:, None] + spectrum)).sum()
     return 0.5 * (1 / n1 + 1 / n2) * float(total)
 
 
@@ -137,7 +137,7 @@ def _steep(factor_a: Tensor) -> bool:
 
 def _from_squares(squared: Tensor) -> Root:
     """The roots' sum from (Aᵀ B) (Aᵀ B)ᵀ, of which the lower triangle is read."""
-    squares = torch.linalg.eigvalsh(squared)
+    squares = eigenvalues(squared)
     roots, noise = squares.clamp_min(0).sqrt(), _noise(squares)
     # A square known to within `noise` has a root known to within noise / root, and never worse than sqrt(noise).
     bound = float((noise / roots.clamp_min(noise**0.5)).sum()) if noise else 0.0
@@ -157,7 +157,7 @@ def _from_graded_squares(crossed: Tensor) -> Root:
     """
     crossed = crossed if crossed.shape[0] >= crossed.shape[1] else crossed.T
     triangle = torch.linalg.qr(crossed[:, crossed.square().sum(0).argsort(descending=True)], mode="r").R
-    squares = torch.linalg.eigvalsh(product(triangle.T, triangle.T))
+    squares = eigenvalues(square(triangle.T))
     roots, bound = squares.clamp_min(0).sqrt(), float("inf")
     if float(squares[0]) > 0:
         missing = abs(float(squares.log().sum() - 2 * triangle.diagonal().abs().log().sum()))
