@@ -69,6 +69,14 @@ class BounceLabel(Label):
         return value["kind"] if self.attribute == "motion" else value
 
 
+@dataclass(frozen=True, kw_only=True)
+class Struck(Label):
+    """Scenes of the built-in world in which something strikes; the others are silent, and left out."""
+
+    def __call__(self, source: dict[str, Any]) -> str | None:
+        return "struck" if source.get("bounce", {}).get("impacts") else None
+
+
 class LabelledBatch(NamedTuple):
     """What one rank trains on in one step."""
 

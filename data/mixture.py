@@ -72,7 +72,7 @@ class Mixture(StepSchedule):
         return self.batching.samples_of(self, step)
 
     def identity(self) -> str:
-        numbers = {name: len(self._having(share.task.needs(self.layout))) for name, share in self.shares.items()}
+        numbers = {name: len(self._suited(name)) for name in self.shares}
         return f"{self.reader.identity}, seed {self.seed}, " + ", ".join(f"{n} {name}" for name, n in numbers.items())
 
     @cached_property
@@ -107,8 +107,7 @@ class Mixture(StepSchedule):
 
     def sequence(self, name: str, place: int) -> Sequence:
         """The sequence of a task at a place of its own endless order, the same on any rank and any number of ranks."""
-        task = self.shares[name].task
-        samples = self.samples(task.needs(self.layout))
+        task, samples = self.shares[name].task, self.samples(name)
 
         def read(index: int) -> Sequence:
             rng = np.random.default_rng((self.seed, place, *name.encode()))
@@ -124,41 +123,52 @@ class Mixture(StepSchedule):
 
     def expect(self, name: str, places: range) -> None:
         """Tell the reader which samples come next."""
-        samples = self.samples(self.shares[name].task.needs(self.layout))
+        samples = self.samples(name)
         chosen = sample_indices(len(samples), self.seed, places.start, len(places))
         self.reader.expect(samples[n] for n in chosen)
 
-    def samples(self, needs: Iterable[str]) -> range | np.ndarray:
-        """Samples that have every one of these streams. Raises ValueError where none has."""
-        found = self._having(needs)
+    def samples(self, name: str) -> range | np.ndarray:
+        """Samples that a task can learn from. Raises ValueError where there is none."""
+        found = self._suited(name)
         if not len(found):
-            lacking = " and ".join(sorted(set(needs) - {"text", "video"}))
-            raise ValueError(f"no sample of {self.reader.folder} has {lacking}")
+            share = self.shares[name]
+            lacking = sorted(set(share.task.needs(self.layout)) - {"text", "video"})
+            lacking += [] if share.only is None else [f"a class by {share.only}"]
+            raise ValueError(f"no sample of {self.reader.folder} has {' and '.join(lacking)}, as {name} needs")
         return found
 
-    def _having(self, needs: Iterable[str]) -> range | np.ndarray:
-        key = frozenset(needs) - {"text", "video"}
+    def _suited(self, name: str) -> range | np.ndarray:
+        """Samples with every stream that a task needs and a class where it asks for one."""
+        share = self.shares[name]
+        streams = frozenset(share.task.needs(self.layout)) - {"text", "video"}
+        key = streams, share.only
         if key not in self._samples:
             found = np.ones(len(self.reader), bool)
-            for name in key:
-                found &= self._labelled if name == "label" else self.reader.has(name)
+            for stream in streams:
+                found &= self._labelled(self.label) if stream == "label" else self.reader.has(stream)
+            found &= True if share.only is None else self._labelled(share.only)
             self._samples[key] = range(len(found)) if found.all() else np.flatnonzero(found)
         return self._samples[key]
 
     @cached_property
-    def _samples(self) -> dict[frozenset[str], range | np.ndarray]:
-        return {frozenset(): range(len(self.reader))}
+    def _samples(self) -> dict[tuple[frozenset[str], Label | None], range | np.ndarray]:
+        return {}
+
+    def classes(self, label: Label) -> dict[int, str]:
+        """The class of every sample that has one."""
+        if label not in self._classes:
+            named = ((i, label(source)) for i, source in self.reader.sources())
+            self._classes[label] = {i: name for i, name in named if name is not None}
+        return self._classes[label]
+
+    def _labelled(self, label: Label) -> np.ndarray:
+        found = np.zeros(len(self.reader), bool)
+        found[list(self.classes(label))] = True
+        return found
 
     @cached_property
-    def labels(self) -> dict[int, str]:
-        """The class of every sample that has one."""
-        return {i: name for i, source in self.reader.sources() if (name := self.label(source)) is not None}
-
-    @property
-    def _labelled(self) -> np.ndarray:
-        found = np.zeros(len(self.reader), bool)
-        found[list(self.labels)] = True
-        return found
+    def _classes(self) -> dict[Label, dict[int, str]]:
+        return {}
 
     def example(self, index: int, rng: np.random.Generator, needs: Iterable[str] = ("text",)) -> Example:
         """Sample `index` with what is needed of it and one of its captions, or none; all that is drawn is from `rng`."""
@@ -171,7 +181,7 @@ class Mixture(StepSchedule):
             key=record["__key__"],
             seed=int(rng.integers(2**62)),
             text=self.tokenize([caption if kept else ""])[0],
-            label=self.tokenize([self.labels[index] if kept else ""])[0] if "label" in needs else None,
+            label=self.tokenize([self.classes(self.label)[index] if kept else ""])[0] if "label" in needs else None,
             video=record["visual"],
             audio=audio,
             streams={name: record[name] for name in streams},

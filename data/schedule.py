@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 
+from videopoet.data.labelled import Label
 from videopoet.tasks.base import Task
 
 CYCLE = 100  # places in which every task stands exactly by its weight
@@ -16,11 +17,13 @@ class Share:
 
     first_weight: its weight in the first stage of training, where that is another one (VideoPoet's first stage is
     mostly images; see `configs/demo/lm.yaml`).
+    only: learn the task from those samples alone of which this says a class: sound, say, from clips that are not silent.
     """
 
     task: Task
     weight: float = 1.0
     first_weight: float | None = None
+    only: Label | None = None
 
 
 class Weighing(ABC):

@@ -68,6 +68,7 @@ COMMANDS = (
         video=True,
     ),
     Command(task="audio-to-video", help="a sound -> a video to it", audio=True),
+    Command(task="audio-to-image", help="a sound -> a picture of what makes it", audio=True, suffix=".png"),
     Command(
         task="audio-visual-continuation",
         help="a video's last frame and its sound -> both go on",

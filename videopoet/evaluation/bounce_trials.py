@@ -110,6 +110,10 @@ def one_object(scene: Scene) -> bool:
     return len(scene.objects) == 1
 
 
+def one_that_strikes(scene: Scene) -> bool:
+    return one_object(scene) and strikes(scene)
+
+
 def seen_beside(scene: Scene, condition: HiddenRegion, frames: int = 17, size: int = 64) -> bool:
     """Whether every object is seen well where the condition hides nothing."""
     truth, hidden = scene.truth(frames, resolution=size), condition.region.mask(frames, size, size)
@@ -154,6 +158,7 @@ TRIALS: dict[str, Trial] = {
         given="flow and depth, first frame and prompt of other looks",
     ),
     "audio-to-video": Trial(give=sound, attributes=BOTH, own_impacts=True, fits=strikes, given="sound"),
+    "audio-to-image": Trial(give=sound, attributes=("shape",), frames=1, fits=one_that_strikes, given="sound"),
     "audio-visual-continuation": Trial(
         give=partial(video_and_sound, frames=9), attributes=(*SEEN, *SOUND), fits=strikes, given="9 frames with sound"
     ),

@@ -1,6 +1,7 @@
-"""Audio to video: the pictures that go with a given sound.
+"""Audio to video: the pictures that go with a given sound; audio to image is its head, as text to image is text to video's.
 
 <bos> <task> <boa_i> audio in <eoa_i> <bov_o> | visual out <eov_o> <eos>
+<bos> <task> <boa_i> audio in <eoa_i> <bov_o> | visual out of one latent frame                      (image)
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from videopoet.vocabulary import Control
 
 @dataclass(frozen=True, kw_only=True)
 class AudioToVideo(Task):
+    """`image`: stop after the first latent frame, without closing markers: an image is an unfinished video."""
+
+    image: bool = False
+
     def reads(self, layout: Layout) -> tuple[str, ...]:
         return ("audio",)
 
@@ -27,4 +32,6 @@ class AudioToVideo(Task):
         ]
 
     def target(self, example: Example, layout: Layout) -> list[Segment]:
+        if self.image:
+            return [Segment.generated(*layout.visual(example.video[:1]))]
         return pictures(example, layout)

@@ -32,6 +32,7 @@ TASKS: dict[str, Task] = {
     "stylization": Stylization(),
     "stylization-of-image": Stylization(image=True),
     "audio-to-video": AudioToVideo(),
+    "audio-to-image": AudioToVideo(image=True),
     "audio-visual-continuation": AudioVisualContinuation(),
     "class-to-video": ClassToVideo(),
     "class-frame-prediction": ClassFramePrediction(),
