@@ -303,7 +303,8 @@ class MixtureDataModule(StepDataModule):
         tasks = {name: self.shares[name].task.spec() for name, count in mixture.schedule.counts.items() if count}
         read = {name for task in tasks for name in self.shares[task].task.reads(layout)}
         streams = {name: spec for name, spec in manifest.streams.items() if name in read}
-        facts = {"layout": layout.facts(), "tasks": tasks, "streams": streams}
+        guidance = {name: self.shares[name].guidance for name in tasks if self.shares[name].guidance}
+        facts = {"layout": layout.facts(), "tasks": tasks, "streams": streams, "guidance": guidance}
         return facts | {"fingerprints": dict(manifest.fingerprints), **geometry}
 
     def train_dataloader(self) -> DataLoader:

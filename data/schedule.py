@@ -3,11 +3,12 @@
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from videopoet.data.labelled import Label
 from videopoet.tasks.base import Task
 
+GUIDED_BY = ("text", "audio", "visual")
 CYCLE = 100  # places in which every task stands exactly by its weight
 
 
@@ -18,12 +19,19 @@ class Share:
     first_weight: its weight in the first stage of training, where that is another one (VideoPoet's first stage is
     mostly images; see `configs/demo/lm.yaml`).
     only: learn the task from those samples alone of which this says a class: sound, say, from clips that are not silent.
+    guidance: scales by condition (text, audio, visual) that whoever samples the task gets unless they say otherwise; they
+        travel with the model. A condition must be dropped now and then in training to be guided by.
     """
 
     task: Task
     weight: float = 1.0
     first_weight: float | None = None
     only: Label | None = None
+    guidance: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if wrong := [name for name in self.guidance if name not in GUIDED_BY]:
+            raise ValueError(f"guidance by {', '.join(wrong)}: take {', '.join(GUIDED_BY)}")
 
 
 class Weighing(ABC):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from videopoet.data.media import Media
 from videopoet.pipeline import DEFAULT_DRAW, TASKS, VideoPoet
 from videopoet.sampling.request import Request
 from videopoet.sampling.rules import Draw, Guidance
@@ -60,6 +61,22 @@ def test_a_negative_prompt_and_visual_guidance_reach_the_draw(poet):
     visual = drawn(Request(prompt="a red circle", image=frame), Draw(guidance=Guidance(text=6.0, visual=6.0)))
     for other in (negative, visual):
         assert any(not ids.equal(other[modality]) for modality, ids in plain.items())
+
+
+def test_the_model_says_what_a_task_is_guided_by(poet, monkeypatch):
+    """Unless the caller says otherwise, and for that task alone."""
+    sounds = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 34_000)).astype(np.float32)
+    request = Request(audio=Media(video=None, fps=8.0, audio=sounds, sample_rate=16_000))
+
+    def drawn(task, scale=None):
+        return poet.generate(task, [request], draw=Draw(guidance=Guidance(audio=scale)))[0].video
+
+    plain, strong = drawn("audio-to-video"), drawn("audio-to-video", 9.0)
+    assert not np.array_equal(plain, strong)
+    monkeypatch.setattr(poet, "guidance", {"audio-to-video": Guidance(audio=9.0)})
+    assert np.array_equal(drawn("audio-to-video"), strong) and np.array_equal(drawn(TASKS["audio-to-video"]), strong)
+    assert np.array_equal(drawn("audio-to-video", 1.0), plain)
+    assert np.array_equal(drawn("audio-to-image"), drawn("audio-to-image", 1.0))
 
 
 def test_progress_counts_what_num_tokens_says(poet):

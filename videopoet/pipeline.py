@@ -68,6 +68,7 @@ class VideoPoet:
                 )
         self.tasks: dict[str, Task] = {name: component.instantiate(spec) for name, spec in facts["tasks"].items()}
         streams = facts.get("streams", {})
+        self.guidance = {name: Guidance(**scales) for name, scales in facts.get("guidance", {}).items()}
         self.streams: dict[str, Condition] = {name: component.instantiate(spec) for name, spec in streams.items()}
 
     @classmethod
@@ -131,6 +132,7 @@ class VideoPoet:
 
         task: a name, or a task such as `TextToVideo()`. In place of a list of requests the fields of one may be given:
         `poet.generate("text-to-video", prompt="...")`.
+        draw: how tokens are drawn; guidance that it leaves open is as the model says of the task.
         num_candidates, scorer: make so many of each request at once and return the one that the scorer likes best.
         Text-to-image gives one frame. Tasks with a past (frame prediction, audio-visual continuation) give the given
         video and what follows it, painting and interpolation the given pixels and the others made. A given sound stays
@@ -144,6 +146,8 @@ class VideoPoet:
         if check := getattr(scorer, "check", None):
             for request in requests:
                 check(request)
+        name = next((name for name, each in self.tasks.items() if each == task), "")
+        draw = replace(draw, guidance=draw.guidance.over(self.guidance.get(name, Guidance())))
         rows = [(r, s) for i, r in enumerate(requests) for s in candidate_seeds(seed + i, num_candidates)]
         media: list[Media] = []
         for start in range(0, len(rows), ROWS):

@@ -298,11 +298,15 @@ def test_tasks_without_their_streams_are_left_out_by_name(tokens):
 def test_metadata_says_how_streams_are_made(world_tokens, shipped):
     files = {name: str(shipped / f"{name}.safetensors") for name in ("visual", "audio")}
     some = {name: MIX[name] for name in ("inpainting-central", "text-to-video", "stylization")}
+    some["stylization"] = dataclasses.replace(some["stylization"], guidance={"text": 3.0})
     module = MixtureDataModule(str(world_tokens), some, files)
     module.tokenize = tokenize
     facts = module.metadata()
     assert set(facts["streams"]) == {"inpainting_central", "flow_depth"} and set(facts["tasks"]) == set(some)
     assert component.instantiate(facts["streams"]["flow_depth"]) == CONDITIONS["flow_depth"]
+    assert facts["guidance"] == {"stylization": {"text": 3.0}}
+    with pytest.raises(ValueError, match="guidance by sound: take text, audio, visual"):
+        Share(task=TASKS["audio-to-video"], guidance={"sound": 2.0})
 
 
 # --- padding

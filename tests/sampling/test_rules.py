@@ -121,6 +121,11 @@ def test_scale_one_is_none_and_needs_no_further_rows():
     assert torch.equal(Guidance()(full, Place()), full)
 
 
+def test_what_is_not_said_another_says():
+    said = Guidance(text=2.0, audio=1.0).over(Guidance(text=5.0, audio=3.0, visual=4.0))
+    assert said == Guidance(text=2.0, audio=1.0, visual=4.0) and said.guided == (Modality.TEXT, Modality.VISUAL)
+
+
 def test_guidance_can_be_scheduled():
     full, lacking = rows_of("text", "-")
     guidance = Guidance(text=Linear(start=1.0, end=3.0))

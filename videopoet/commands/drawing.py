@@ -18,7 +18,7 @@ def sampling_arguments(
     add("--top-p", type=value, metavar="P", help="draw from the likeliest tokens that make up this probability")
     if text:
         add("--guidance", type=value, metavar="S", help="how strongly the prompt is followed; 1 is none")
-    trained = "1 is none. For models that were trained without it now and then (drop_visual, drop_audio)"
+    trained = "1 is none (default: as the model says). For models trained without it now and then (drop_visual, drop_audio)"
     if visual:
         add("--visual-guidance", type=value, metavar="S", help=f"how strongly a given picture is followed; {trained}")
     if audio:

@@ -12,6 +12,7 @@ from torch import Tensor
 from videopoet.sampling.schedules import Value, bounds_of, value_at
 from videopoet.vocabulary import Modality
 
+CONDITIONS = ("text", "audio", "visual")  # that guidance may be by
 DRAWS_PER_TOKEN = 8  # at most; a factorised token takes one per factor
 
 
@@ -120,28 +121,34 @@ class Guidance:
 
     the chained form of InstructPix2Pix (Brooks et al. 2022, Eq. 3), the picture first and the text on top of it. One
     condition alone gives the ordinary `u + scale * (c - u)`; equal scales give it too, without all of them at once.
+
+    None leaves it to the model, whose mixture may say what its tasks are guided by (`Share.guidance`), and is 1 else.
     """
 
-    text: Value = 1.0
-    audio: Value = 1.0
-    visual: Value = 1.0
+    text: Value | None = None
+    audio: Value | None = None
+    visual: Value | None = None
 
     def __post_init__(self):
-        for name in ("text", "audio", "visual"):
-            for scale in bounds_of(getattr(self, name)):
-                if scale < 0:
-                    raise ValueError(f"{name} guidance is {scale}, it must be at least 0 (1 is none)")
+        for name in CONDITIONS:
+            scale = getattr(self, name)
+            if scale is not None and min(bounds_of(scale)) < 0:
+                raise ValueError(f"{name} guidance is {min(bounds_of(scale))}, it must be at least 0 (1 is none)")
 
     @property
     def guided(self) -> tuple[Modality, ...]:
         """The conditions that rows are made without, in the order in which they are taken away."""
         scales = {Modality.TEXT: self.text, Modality.AUDIO: self.audio, Modality.VISUAL: self.visual}
-        return tuple(condition for condition, scale in scales.items() if scale != 1)
+        return tuple(condition for condition, scale in scales.items() if scale not in (None, 1))
+
+    def over(self, other: "Guidance") -> "Guidance":
+        """The other one where this says nothing."""
+        return Guidance(**{n: getattr(other if getattr(self, n) is None else self, n) for n in CONDITIONS})
 
     def within(self, conditions: Container[Modality]) -> "Guidance":
         """Guidance by none but these conditions, for a task that has no others."""
         others = [m for m in (Modality.TEXT, Modality.AUDIO, Modality.VISUAL) if m not in conditions]
-        return replace(self, **{m.name.lower(): 1.0 for m in others})
+        return replace(self, **{m.name.lower(): None for m in others})
 
     def __call__(self, logits: Tensor, place: Place) -> Tensor:
         """(copies * b, v), fully conditioned rows first -> (b, v)."""
