@@ -1,5 +1,6 @@
 """Token shards that are not there: samples of code 0 in a layout, to look at a mixture without data."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,6 +39,11 @@ class BlankShards:
         said = {"captions": [CAPTION], "source": {"file": "class/file", "bounce": {"objects": [BLANK]}}}
         record = {"__key__": "blank", "json": said, "visual": grid, **dict.fromkeys(self.streams, grid)}
         return record | ({"audio": sound} if self.layout.audio_frames else {})
+
+
+def of_any_sample(shares: dict[str, Share]) -> dict[str, Share]:
+    """The same tasks without `only`: of a blank example nothing is said."""
+    return {name: replace(share, only=None) for name, share in shares.items()}
 
 
 CAPTION = "a small red circle falls and rebounds on a plain dark background"

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from videopoet.component import read_fingerprint
 from videopoet.data.batching import Batching, OneLength
 from videopoet.data.faults import FailureBudget, Substitution
-from videopoet.data.labelled import Label
+from videopoet.data.labels import Label
 from videopoet.data.order import Deal, Origin, sample_indices
 from videopoet.data.remote import Storage
 from videopoet.data.schedule import CYCLE, ByTokens, Schedule, Share, Weighing
@@ -74,6 +74,12 @@ class Mixture(StepSchedule):
     def identity(self) -> str:
         numbers = {name: len(self._suited(name)) for name in self.shares}
         return f"{self.reader.identity}, seed {self.seed}, " + ", ".join(f"{n} {name}" for name, n in numbers.items())
+
+    def check(self) -> None:
+        """Raises ValueError where a task that has places in one stage or the other has no samples."""
+        for name in self.shares:
+            if self.schedule.counts[name] or self.schedule.first_counts[name]:
+                self.samples(name)
 
     @cached_property
     def visits_at_origin(self) -> dict[str, int]:
@@ -141,7 +147,7 @@ class Mixture(StepSchedule):
         """Samples with every stream that a task needs and a class where it asks for one."""
         share = self.shares[name]
         streams = frozenset(share.task.needs(self.layout)) - {"text", "video"}
-        key = streams, share.only
+        key = streams, repr(share.only)
         if key not in self._samples:
             found = np.ones(len(self.reader), bool)
             for stream in streams:
@@ -151,15 +157,15 @@ class Mixture(StepSchedule):
         return self._samples[key]
 
     @cached_property
-    def _samples(self) -> dict[tuple[frozenset[str], Label | None], range | np.ndarray]:
+    def _samples(self) -> dict[tuple[frozenset[str], str], range | np.ndarray]:
         return {}
 
     def classes(self, label: Label) -> dict[int, str]:
         """The class of every sample that has one."""
-        if label not in self._classes:
+        if repr(label) not in self._classes:
             named = ((i, label(source)) for i, source in self.reader.sources())
-            self._classes[label] = {i: name for i, name in named if name is not None}
-        return self._classes[label]
+            self._classes[repr(label)] = {i: name for i, name in named if name is not None}
+        return self._classes[repr(label)]
 
     def _labelled(self, label: Label) -> np.ndarray:
         found = np.zeros(len(self.reader), bool)
@@ -167,7 +173,7 @@ class Mixture(StepSchedule):
         return found
 
     @cached_property
-    def _classes(self) -> dict[Label, dict[int, str]]:
+    def _classes(self) -> dict[str, dict[int, str]]:
         return {}
 
     def example(self, index: int, rng: np.random.Generator, needs: Iterable[str] = ("text",)) -> Example:
@@ -242,7 +248,8 @@ class MixtureDataModule(StepDataModule):
     tokens, validation_tokens: folders made by `videopoet tokenize`.
     tokenizers: files of the tokenizers the tokens must have been made by, `visual` and `audio`; shards with another
         fingerprint are refused.
-    tasks: name -> task and weight. A dict, so that one entry can be changed from the command line.
+    tasks: name -> task, weight, the samples it learns from and what it is guided by (`Share`). A dict, so that one entry can be
+        changed from the command line.
     weigh: what weights are shares of, tokens unless said otherwise.
     batching: one task and length per step, unless said otherwise.
     first_steps: steps of the first stage, in which tasks have their `first_weight`.
@@ -296,7 +303,7 @@ class MixtureDataModule(StepDataModule):
         self.fingerprints = {name: read_fingerprint(path) for name, path in tokenizers.items()}
 
     def metadata(self) -> dict:
-        """What must travel with a model trained on this: layout, tasks, streams, fingerprints and the clip's geometry."""
+        """What must travel with a model trained on this: layout, tasks, guidance, streams, fingerprints, geometry."""
         mixture = self._mixture(self.tokens, self.tokens_per_batch)
         manifest, layout = mixture.reader.manifest, mixture.layout
         geometry = {k: getattr(manifest, k) for k in ("frames", "fps", "height", "width", "sample_rate")}
@@ -312,6 +319,7 @@ class MixtureDataModule(StepDataModule):
         how = {**self.dropped, "first_steps": self.first_steps, "deal": deal, "origin": self.origin}
         how["substitution"] = self.substitution(self.seed, training=True)
         mixture = self._mixture(self.tokens, tokens, self.streaming, **how)
+        mixture.check()
         longest = max(mixture.lengths, key=mixture.lengths.__getitem__)
         if self.tokens_per_step and mixture.lengths[longest] > tokens / deal.parts:
             raise ValueError(
@@ -325,6 +333,7 @@ class MixtureDataModule(StepDataModule):
             return []
         how = {"batching": OneLength(), "substitution": self.substitution(self.seed, training=False)}
         mixture = self._mixture(self.validation_tokens, self.tokens_per_batch, **how)
+        mixture.check()
         firsts: dict[str, list[int]] = {}
         for step in range(CYCLE):
             firsts.setdefault(mixture.schedule(step)[0], []).append(step)

@@ -1,14 +1,15 @@
 """Which task comes when: shares of a mixture, dealt out as a pure function of the place."""
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field
 
-from videopoet.data.labelled import Label
+from videopoet.data.labels import Label
 from videopoet.tasks.base import Task
 
-GUIDED_BY = ("text", "audio", "visual")
+GUIDED_BY = ("audio", "visual")  # as a task of a mixture may say
 CYCLE = 100  # places in which every task stands exactly by its weight
 
 
@@ -19,8 +20,8 @@ class Share:
     first_weight: its weight in the first stage of training, where that is another one (VideoPoet's first stage is
     mostly images; see `configs/demo/lm.yaml`).
     only: learn the task from those samples alone of which this says a class: sound, say, from clips that are not silent.
-    guidance: scales by condition (text, audio, visual) that whoever samples the task gets unless they say otherwise; they
-        travel with the model. A condition must be dropped now and then in training to be guided by.
+    guidance: scales by condition (audio, visual; the prompt has its own, `DEFAULT_DRAW`'s) that whoever samples the task gets
+        unless they say otherwise; they travel with the model. Training must drop such a condition now and then.
     """
 
     task: Task
@@ -32,6 +33,9 @@ class Share:
     def __post_init__(self):
         if wrong := [name for name in self.guidance if name not in GUIDED_BY]:
             raise ValueError(f"guidance by {', '.join(wrong)}: take {', '.join(GUIDED_BY)}")
+        for name, scale in self.guidance.items():
+            if not 0 <= scale < math.inf:
+                raise ValueError(f"{name} guidance is {scale}, it must be at least 0 (1 is none)")
 
 
 class Weighing(ABC):

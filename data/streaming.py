@@ -84,7 +84,7 @@ class StreamReader(ShardReader):
 
     def sources(self) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(
-            "a stream knows no labels before its samples pass: leave out `streaming`, or tasks with a label"
+            "a stream knows no labels before its samples pass: leave out `streaming`, or tasks with a label or `only`"
         )
 
     def where(self, index: int) -> str:

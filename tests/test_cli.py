@@ -65,7 +65,7 @@ def test_a_model_refuses_what_it_was_not_trained_for(task, clip, picture, tmp_pa
     command = next(c for c in COMMANDS if c.task == task)
     given = ["--prompt", PROMPT] * command.prompt + ["--image", picture] * command.image
     given += ["--video", clip] * command.video + ["--audio", clip] * command.audio
-    line = fails(capsys, "sample", task, *given, "--model", text_only(), "--out", tmp_path / "x.mp4")
+    line = fails(capsys, "sample", task, *given, "--model", text_only(), "--out", tmp_path / f"x{command.suffix}")
     assert f"this model was not trained for {task}, only for text-to-video" in line
     assert not list(tmp_path.iterdir())
 

@@ -50,7 +50,7 @@ def test_every_task_makes_media_of_its_shape(poet, task):
     else:
         assert [m.video.shape for m in media] == [(frames, 16, 16, 3)] * 2 and media[0].video.dtype == np.uint8
     heard = given.audio is not None or (given.video is not None and given.video.audio is not None)
-    assert (media[0].audio is not None) == ("audio" in spec.writes(LAYOUT) or heard)
+    assert (media[0].audio is not None) == ("audio" in spec.writes(LAYOUT) or (heard and frames > 1))
     if media[0].audio is not None:
         assert media[0].audio.shape == (1, frames * 2000) and np.abs(media[0].audio).max() <= 1
     assert sum(tokens) > 0 and sum(tokens) % 2 == 0

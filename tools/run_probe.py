@@ -23,7 +23,8 @@ from videopoet.commands.corpus import positive
 from videopoet.commands.safely import run_safely
 from videopoet.commands.sample import best_device
 from videopoet.data.bounce_files import write_world_shards
-from videopoet.data.labelled import BounceLabel, FolderLabel, LabelledSamples
+from videopoet.data.labelled import LabelledSamples
+from videopoet.data.labels import BounceLabel, FolderLabel
 from videopoet.data.shards import ShardReader
 from videopoet.evaluation.probe import accuracy_interval, majority_accuracy
 from videopoet.evaluation.report import command, machine, markdown
@@ -106,7 +107,7 @@ def train(
         f"--data.init_args.seed={seed}",
         f"--data.init_args.shards={variant.train}",
         f"--data.init_args.validation_shards={variant.test}",
-        f"--data.init_args.label=videopoet.data.labelled.{rule}",
+        f"--data.init_args.label=videopoet.data.labels.{rule}",
         *([] if a.label == "folder" else [f"--data.init_args.label.init_args.attribute={a.label}"]),
         f"--data.init_args.batch_size={a.batch_size}",
         f"--model.init_args.probe.init_args.num_classes={num_classes}",

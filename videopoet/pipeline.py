@@ -134,20 +134,19 @@ class VideoPoet:
         `poet.generate("text-to-video", prompt="...")`.
         draw: how tokens are drawn; guidance that it leaves open is as the model says of the task.
         num_candidates, scorer: make so many of each request at once and return the one that the scorer likes best.
-        Text-to-image gives one frame. Tasks with a past (frame prediction, audio-visual continuation) give the given
-        video and what follows it, painting and interpolation the given pixels and the others made. A given sound stays
-        where none is made, and given pictures where none are made.
+        Text-to-image and audio-to-image give one frame, without sound. Tasks with a past (frame prediction, audio-visual
+        continuation) give the given video and what follows it, painting and interpolation the given pixels and the others
+        made. A given sound stays where none is made, and given pictures where none are made.
         `progress` is called with the number of tokens each step made.
         Raises ValueError for an unknown or untrained task and for requests that lack what the task needs.
         """
+        draw = self.drawn_as(task, draw)
         task, requests = self._task(task), requests_of(requests, given)
         if num_candidates > 1 and scorer is None:
             raise ValueError(f"{num_candidates} candidates need a scorer that chooses between them")
         if check := getattr(scorer, "check", None):
             for request in requests:
                 check(request)
-        name = next((name for name, each in self.tasks.items() if each == task), "")
-        draw = replace(draw, guidance=draw.guidance.over(self.guidance.get(name, Guidance())))
         rows = [(r, s) for i, r in enumerate(requests) for s in candidate_seeds(seed + i, num_candidates)]
         media: list[Media] = []
         for start in range(0, len(rows), ROWS):
@@ -160,6 +159,11 @@ class VideoPoet:
             return media
         groups = [media[start : start + num_candidates] for start in range(0, len(media), num_candidates)]
         return [best(scorer, request, group) for request, group in zip(requests, groups)]
+
+    def drawn_as(self, task: str | Task, draw: Draw = DEFAULT_DRAW) -> Draw:
+        """How a task is drawn when it is asked to be drawn so: the guidance that is left open is the model's."""
+        name = task if isinstance(task, str) else next((name for name, each in self.tasks.items() if each == task), "")
+        return replace(draw, guidance=draw.guidance.over(self.guidance.get(name, Guidance())))
 
     def reads(self, task: str | Task) -> tuple[str, ...]:
         """What the task must be given, see `Task.reads`."""
@@ -305,12 +309,9 @@ class VideoPoet:
                 videos = [keep(m, v, kept) for m, v in zip(made, videos)]
         else:
             videos = [None if video is None else video[: self.geometry.frames] for video in videos]
-        timed = set(task.reads(self.layout)) - {
-            "text",
-            "label",
-            "image",
-        }  # else the clip has nothing to do with a video
-        sounds = [sound_of(request) if timed else None for request in requests]
+        timed = set(task.reads(self.layout)) - {"text", "label", "image"}  # else the clip has nothing to do with a video
+        picture = all(video is not None and len(video) == 1 for video in videos)
+        sounds = [sound_of(request) if timed and not picture else None for request in requests]
         if "audio" in writes:
             codes = torch.stack([example.audio for example in whole]).to(self.device)
             made = self.audio.decode(codes).float().cpu().numpy()[:, :, self._samples(past) :]

@@ -130,7 +130,7 @@ def test_spectra_that_spoil_a_route_are_noticed(name, turned):
     assert abs(graded.value - exact) <= graded.error_bound + 1e-13 * exact
     if name == "gradual":
         assert graded.error_bound <= 1e-11 * exact
-    if name in ("two heaps", "few large") and turned:  # the route is spoiled indeed
+    if name in ("two heaps", "few large") and turned:  # by more than the bound at which the route would be trusted
         assert abs(graded.value - exact) > 1e-12 * exact
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from videopoet import component
-from videopoet.data.labelled import BounceLabel, FolderLabel, LabelledSamples, LabelledSchedule
+from videopoet.data.labelled import LabelledSamples, LabelledSchedule
+from videopoet.data.labels import BounceLabel, FolderLabel
 from videopoet.data.schema import MediaManifest, TokenManifest
 from videopoet.evaluation.probe import (
     BitEmbedding,

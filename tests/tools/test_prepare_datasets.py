@@ -13,7 +13,7 @@ from PIL import Image
 from videopoet.data.annotations import msrvtt_split_of
 from videopoet.data.importers import Files, Item, seconds, write_listings
 from videopoet.data.ingest import build_shards
-from videopoet.data.labelled import FieldLabel
+from videopoet.data.labels import FieldLabel
 from videopoet.data.schema import Clip
 from videopoet.data.shards import ShardReader
 

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from videopoet import component
-from videopoet.data.labelled import BounceLabel
+from videopoet.data.labels import BounceLabel
 from videopoet.data.mixture import MixtureDataModule
 from videopoet.data.schedule import CYCLE, Share
 from videopoet.pipeline import TASKS

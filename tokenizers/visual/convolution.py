@@ -14,12 +14,15 @@ def convolve(
     for kernels of 1 with one thread). Below that it takes a generic kernel, 2 to 10 times slower, which also gives up
     channels-last memory. Chunks of a stream and small frames are all below.
 
-    In bfloat16 on a CPU, zeros around a few frames are written out: asked to imagine them, oneDNN leaves the slices of the
-    weights' gradient that meet nothing but zeros unwritten, and gives back what the memory held before (torch 2.13;
-    3 frames under a kernel of 5 as well as 2 under one of 3).
+    In bfloat16 on a CPU, zeros around a few frames, rows or columns are written out: asked to imagine them, oneDNN leaves
+    the slices of the weights' gradient that meet nothing but zeros unwritten, and gives back what the memory held before
+    (torch 2.13; 3 frames under a kernel of 5 as well as 2 under one of 3).
     """
-    if padding[0] and x.shape[2] < 2 * weight.shape[2] and _in_bfloat16_on_cpu(x):
-        x, padding = F.pad(x, (0, 0, 0, 0, padding[0], padding[0])), (0, *padding[1:])
+    few = [2 * k > size and p > 0 for size, k, p in zip(x.shape[2:], weight.shape[2:], padding)]
+    if any(few) and _in_bfloat16_on_cpu(x):
+        margins = [p if short else 0 for p, short in zip(padding, few)]
+        x = F.pad(x, [m for m in reversed(margins) for _ in range(2)])
+        padding = tuple(p - m for p, m in zip(padding, margins))
     if _for_one_dnn(x, weight):
         return torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
     return F.conv3d(x, weight, bias, stride, padding)

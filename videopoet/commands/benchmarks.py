@@ -140,7 +140,8 @@ def source_of(namespace: argparse.Namespace, benchmark):
     rewrites = rewrites_of(namespace.rewrites)
     poet, draw = load_model(namespace.model), draw_of(namespace)
     parts = {"visual": poet.visual, "audio": poet.audio, "lm": poet.model}
-    described = {"model": {name: part.fingerprint for name, part in parts.items()}, "draw": repr(draw)}
+    drawn = repr(poet.drawn_as(benchmark.task, draw))
+    described = {"model": {name: part.fingerprint for name, part in parts.items()}, "draw": drawn}
     return ModelSource(
         poet=poet,
         task=benchmark.task,

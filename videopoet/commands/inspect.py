@@ -60,7 +60,7 @@ def read_settings(paths: list[Path]) -> dict:
 
 def build(settings: dict, tokens: Path | None, model, world_size: int):
     """The mixture and a word on where its examples come from."""
-    from videopoet.data.blank import BlankShards
+    from videopoet.data.blank import BlankShards, of_any_sample
     from videopoet.data.mixture import Mixture, layout_of
     from videopoet.data.order import Deal
     from videopoet.data.schema import MANIFEST
@@ -79,6 +79,7 @@ def build(settings: dict, tokens: Path | None, model, world_size: int):
     else:
         layout = read_layout(model.metadata["layout"])
         layout = layout if order is None else replace(layout, audio_order=order)
+        settings["tasks"] = of_any_sample(settings["tasks"])
         reader = BlankShards(layout, settings["tasks"])
         source = f"blank examples: no token shards at {folder}"
     how = {"seed": 0, "tokens_per_batch": 8192, "drop_text": 0.1} | settings

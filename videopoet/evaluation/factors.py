@@ -40,7 +40,7 @@ def factor_of_features(features: Tensor, ddof: int = 1) -> Tensor:
 def cholesky(covariance: Tensor) -> Tensor | None:
     """Lower triangular factor; None where the matrix is not positive definite."""
     lower, failed = lapack.dpotrf(_symmetric(covariance), lower=1, clean=1)
-    return None if failed else torch.from_numpy(lower)
+    return None if failed or not np.isfinite(lower[-1, -1]) else torch.from_numpy(lower)
 
 
 def is_lower(factor: Tensor, block: int = 256) -> bool:

@@ -19,7 +19,7 @@ from videopoet.data.files import whole_or_nothing
 from videopoet.evaluation.measures import Measured
 
 FORMAT = "videopoet-evaluation-1"
-PACKAGES = ("videopoet-open", "torch", "torchaudio", "numpy", "av", "pillow", "opencv-python-headless", "transformers",
+PACKAGES = ("videopoet-open", "torch", "torchaudio", "numpy", "scipy", "av", "pillow", "opencv-python-headless", "transformers",
             "safetensors")  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from transformers import AutoConfig, T5Config, T5EncoderModel
 
 from videopoet import component
 from videopoet.data.batching import Batching
-from videopoet.data.blank import BlankShards
-from videopoet.data.labelled import Label
+from videopoet.data.blank import BlankShards, of_any_sample
+from videopoet.data.labels import Label
 from videopoet.data.mixture import Mixture, layout_of
 from videopoet.data.schedule import CYCLE, Share, Weighing
 from videopoet.data.schema import MANIFEST, read_manifest
@@ -203,7 +203,7 @@ def build_mixture(config: dict, model: TokenLM, lattice: tuple[int, int, int] | 
                         **({} if order is None else {"audio_order": order}))  # fmt: skip
     model.io.check(layout.vocabulary)
     full = Text(ids=torch.ones(length, dtype=torch.int64), shown=torch.ones(length, dtype=torch.bool))
-    shares = settings.pop("tasks")
+    shares = of_any_sample(settings.pop("tasks"))
     how = {"seed": 0, "drop_text": 0.1, "tokens_per_batch": 8192} | settings
     batch, step = how.pop("tokens_per_batch"), how.pop("tokens_per_step", None)
     # one rank without accumulation: its batch is the step
