@@ -98,7 +98,7 @@ write_media("x.mp4", poet.generate({_example(facts["tasks"])})[0])
 
 ## What it is
 
-- Tasks: {", ".join(facts["tasks"])}.
+- Tasks: {", ".join(facts["tasks"])}.{_guided(facts["guidance"])}
 - Clips: {facts["frames"]} frames of {facts["width"]} x {facts["height"]} at {facts["fps"]:g} fps ({seconds:.3g} s), \
 sound at {facts["sample_rate"]} Hz.
 - Latent lattice: {" x ".join(map(str, facts["lattice"]))} visual tokens per clip.
@@ -112,6 +112,12 @@ sound at {facts["sample_rate"]} Hz.
 
 {_measured(measured)}
 """
+
+
+def _guided(guidance: dict[str, dict[str, float]]) -> str:
+    """What tasks are guided by unless the caller says otherwise, in words."""
+    said = (f"{task} by the {by} ({scale:g})" for task, scales in guidance.items() for by, scale in scales.items())
+    return f" Guided besides by text: {', '.join(said)}." if guidance else ""
 
 
 def _example(tasks: dict[str, list[str]]) -> str:
