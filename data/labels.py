@@ -1,4 +1,4 @@
-"""Says the class of a sample by what its shard says about it."""
+"""Rules that name the class of a sample, or leave it out: for classifiers, tasks that read a class, and `Share.only`."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -59,14 +59,7 @@ class BounceLabel(Label):
 
 @dataclass(frozen=True, kw_only=True)
 class Struck(Label):
-    """Scenes of the built-in world in which something strikes; the others are silent, and left out.
-
-    objects: of so many objects only, where it is hard to say which of them strikes.
-    """
-
-    objects: int | None = None
+    """Scenes of the built-in world in which something strikes; the others are silent, and left out."""
 
     def __call__(self, source: dict[str, Any]) -> str | None:
-        scene = source.get("bounce", {})
-        fits = self.objects is None or len(scene.get("objects", ())) == self.objects
-        return "struck" if scene.get("impacts") and fits else None
+        return "struck" if source.get("bounce", {}).get("impacts") else None

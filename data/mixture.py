@@ -48,6 +48,8 @@ class Mixture(StepSchedule):
                  deal: Deal | None = None, origin: Origin | None = None,
                  substitution: Substitution | None = None):  # fmt: skip
         self.reader, self.layout, self.tokenize, self.label = reader, layout, tokenize, label
+        self._samples: dict[tuple[frozenset[str], str], range | np.ndarray] = {}
+        self._classes: dict[str, dict[int, str]] = {}
         self.seed, self.tokens_per_step, self.drop_text = seed, tokens_per_step, drop_text
         self.hidden = {Modality.VISUAL: drop_visual, Modality.AUDIO: drop_audio}
         for share in (drop_text, drop_visual, drop_audio):
@@ -156,10 +158,6 @@ class Mixture(StepSchedule):
             self._samples[key] = range(len(found)) if found.all() else np.flatnonzero(found)
         return self._samples[key]
 
-    @cached_property
-    def _samples(self) -> dict[tuple[frozenset[str], str], range | np.ndarray]:
-        return {}
-
     def classes(self, label: Label) -> dict[int, str]:
         """The class of every sample that has one."""
         if repr(label) not in self._classes:
@@ -171,10 +169,6 @@ class Mixture(StepSchedule):
         found = np.zeros(len(self.reader), bool)
         found[list(self.classes(label))] = True
         return found
-
-    @cached_property
-    def _classes(self) -> dict[str, dict[int, str]]:
-        return {}
 
     def example(self, index: int, rng: np.random.Generator, needs: Iterable[str] = ("text",)) -> Example:
         """Sample `index` with what is needed of it and one of its captions, or none; all that is drawn is from `rng`."""

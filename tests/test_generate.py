@@ -73,7 +73,7 @@ def test_the_model_says_what_a_task_is_guided_by(poet, monkeypatch):
 
     plain, strong = drawn("audio-to-video"), drawn("audio-to-video", 9.0)
     assert not np.array_equal(plain, strong)
-    monkeypatch.setattr(poet, "guidance", {"audio-to-video": Guidance(audio=9.0)})
+    monkeypatch.setattr(poet, "guidance", {"audio-to-video": {"audio": 9.0}})
     assert np.array_equal(drawn("audio-to-video"), strong) and np.array_equal(drawn(TASKS["audio-to-video"]), strong)
     assert np.array_equal(drawn("audio-to-video", 1.0), plain)
     assert np.array_equal(drawn("audio-to-image"), drawn("audio-to-image", 1.0))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The mean of models that trained on from one another: often better than any of them (Wortsman et al. 2022, "Model soups").
 
-    python tools/average_models.py MEAN.safetensors A.safetensors B.safetensors ...
+example: python tools/average_models.py MEAN.safetensors A.safetensors B.safetensors
 
 All must be exported parts of one configuration. Checkpoints are exported first (`videopoet export`). What travels with the
 mean (tasks, layout, guidance) is the first one's.
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     text = (__doc__ or "").strip().splitlines()
-    root = argparse.ArgumentParser(description=text[0], epilog=text[4])
+    root = argparse.ArgumentParser(description=text[0], epilog=text[2])
     root.add_argument("target", type=Path, help="where the mean is written")
     root.add_argument("sources", type=Path, nargs="+", help="exported models")
     root.set_defaults(run=run)

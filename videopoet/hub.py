@@ -56,7 +56,7 @@ def facts(poet) -> dict:
     return {
         "format": component.FORMAT,
         "tasks": {name: list(poet.reads(name)) for name in poet.tasks},
-        "guidance": poet.model.metadata.get("guidance", {}),
+        "guidance": poet.guidance,
         **asdict(poet.geometry),
         "lattice": list(poet.layout.lattice),
         "steps": steps,

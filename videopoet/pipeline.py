@@ -67,8 +67,8 @@ class VideoPoet:
                     f"{facts['fingerprints'].get(name)}, the one given is {tokenizer.fingerprint}: use files of one run"
                 )
         self.tasks: dict[str, Task] = {name: component.instantiate(spec) for name, spec in facts["tasks"].items()}
+        self.guidance: dict[str, dict[str, float]] = facts.get("guidance", {})
         streams = facts.get("streams", {})
-        self.guidance = {name: Guidance(**scales) for name, scales in facts.get("guidance", {}).items()}
         self.streams: dict[str, Condition] = {name: component.instantiate(spec) for name, spec in streams.items()}
 
     @classmethod
@@ -163,7 +163,7 @@ class VideoPoet:
     def drawn_as(self, task: str | Task, draw: Draw = DEFAULT_DRAW) -> Draw:
         """How a task is drawn when it is asked to be drawn so: the guidance that is left open is the model's."""
         name = task if isinstance(task, str) else next((name for name, each in self.tasks.items() if each == task), "")
-        return replace(draw, guidance=draw.guidance.over(self.guidance.get(name, Guidance())))
+        return replace(draw, guidance=draw.guidance.over(Guidance(**self.guidance.get(name, {}))))
 
     def reads(self, task: str | Task) -> tuple[str, ...]:
         """What the task must be given, see `Task.reads`."""

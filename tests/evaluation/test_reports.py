@@ -136,7 +136,7 @@ def test_bounce_is_one_more_report(tmp_path):
     trial = {"attribute_accuracy": 0.5, "attributes": {"shape": 0.5}, "ceiling": 0.9, "ceiling_attributes": {"shape": 0.9},
              "n": 4}  # fmt: skip
     (tmp_path / "lm.safetensors").write_bytes(b"x")
-    report = report_of_bounce({"text-to-video": trial}, model=tmp_path, draw=None, seed=0)
+    report = report_of_bounce({"text-to-video": trial}, model=tmp_path, draw=None, guidance={}, seed=0)
     write_report(tmp_path / "bounce.json", report)
     pairs, refused = compare(read_report(tmp_path / "bounce.json"), report)
     assert len(pairs) == 2 and not refused and pairs[0][0]["ceiling"] == 0.9

@@ -100,7 +100,8 @@ def run_bounce(namespace: argparse.Namespace) -> None:
         from videopoet.pipeline import SHIPPED
 
         model, draw = namespace.model or SHIPPED, draw_of(namespace)
-        write_report(namespace.report, report_of_bounce(reports, model=model, draw=draw, seed=namespace.seed))
+        how = {"draw": draw, "guidance": poet.guidance, "seed": namespace.seed}
+        write_report(namespace.report, report_of_bounce(reports, model=model, **how))
         print(f"report in {namespace.report}")
 
 

@@ -57,8 +57,8 @@ class Generator:
                  progress: Callable[[int], None] | None = None):  # fmt: skip
         self.poet, self.draw, self.progress = poet, draw, progress
         self.ranking = {"num_candidates": num_candidates, "scorer": scorer}
-        said = {name: plain(guidance) for name, guidance in poet.guidance.items()}  # of tasks, where the draw says nothing
-        self.facts = {"weights": files_of(folder), "draw": plain(draw), "guidance": said, "geometry": vars(poet.geometry)}
+        self.facts = {"weights": files_of(folder), "draw": plain(draw), "guidance": poet.guidance}
+        self.facts |= {"geometry": vars(poet.geometry)}
         if num_candidates > 1:
             self.facts |= {"num_candidates": num_candidates, "scorer": repr(scorer)}
 

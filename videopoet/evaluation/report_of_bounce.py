@@ -11,8 +11,13 @@ from videopoet.evaluation.report_file import FORMAT, as_record, versions
 ORACLE = 2  # raised when the oracle or the held-out scenes change: older numbers do not compare
 
 
-def report_of_bounce(trials: dict[str, dict], *, model: Path, draw: Any, seed: int) -> dict[str, Any]:
-    """trials: task -> what `bounce.evaluate` reports. Accuracies in [0, 1]; the ceiling is that of the tokenizers."""
+def report_of_bounce(
+    trials: dict[str, dict], *, model: Path, draw: Any, guidance: dict[str, dict[str, float]], seed: int
+) -> dict[str, Any]:
+    """trials: task -> what `bounce.evaluate` reports. Accuracies in [0, 1]; the ceiling is that of the tokenizers.
+
+    guidance: what the model says of its tasks, where the draw leaves it open.
+    """
     spec = {"world": "bounce", "oracle": ORACLE, "tasks": {task: sorted(t["attributes"]) for task, t in trials.items()}}
     records = []
     for task, trial in trials.items():
@@ -31,7 +36,7 @@ def report_of_bounce(trials: dict[str, dict], *, model: Path, draw: Any, seed: i
         },
         "measures": records,
         "left_out": [],
-        "samples": {"seed": seed, "maker": {"weights": files_of(model), "draw": plain(draw)}},
+        "samples": {"seed": seed, "maker": {"weights": files_of(model), "draw": plain(draw), "guidance": guidance}},
         "data": {"world": "bounce"},
         "complaints": [],
         "versions": versions(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from videopoet.sequence import Segment
 from videopoet.tasks.base import Example, Layout, Task
-from videopoet.tasks.text_to_video import pictures
+from videopoet.tasks.text_to_video import picture, pictures
 from videopoet.vocabulary import Control
 
 
@@ -32,6 +32,4 @@ class AudioToVideo(Task):
         ]
 
     def target(self, example: Example, layout: Layout) -> list[Segment]:
-        if self.image:
-            return [Segment.generated(*layout.visual(example.video[:1]))]
-        return pictures(example, layout)
+        return picture(example, layout) if self.image else pictures(example, layout)

@@ -33,7 +33,7 @@ class TextToVideo(Task):
 
     def target(self, example: Example, layout: Layout) -> list[Segment]:
         if self.image:
-            return [Segment.generated(*layout.visual(example.video[:1]))]
+            return picture(example, layout)
         return video_and_sound(example, layout, sound=self.sound)
 
 
@@ -47,6 +47,11 @@ def video_and_sound(example: Example, layout: Layout, sound: bool) -> list[Segme
             Segment.marker(Control.EOA_O, generated=True),
         ]
     return [*segments, Segment.marker(Control.EOS, generated=True)]
+
+
+def picture(example: Example, layout: Layout) -> list[Segment]:
+    """The first latent frame, where every clip that is made begins."""
+    return [Segment.generated(*layout.visual(example.video[:1]))]
 
 
 def pictures(example: Example, layout: Layout) -> list[Segment]:
